@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Under CI a skipped test is a failure, unless `expected_skips` in pyproject.toml knows why."""
+
+import os
+import re
+from collections.abc import Generator
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(
+        "expected_skips",
+        "regular expressions of the reasons for which CI accepts a skipped test",
+        type="linelist",
+    )
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> None:
+    if report.outcome != "skipped" or hasattr(report, "wasxfail") or not os.environ.get("CI"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    if not any(re.search(known, reason) for known in config.getini("expected_skips")):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not expect: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report, item.config)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report, collector.config)
+    return report
