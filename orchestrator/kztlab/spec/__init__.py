@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""cluster.yaml: its model, its loader with positions, its checks and its documentation."""
+
+from kztlab.spec.check import HostFacts, check
+from kztlab.spec.loader import dump, load
+from kztlab.spec.model import (
+    AnonSpec,
+    Cluster,
+    CollectSpec,
+    Guest,
+    GuestSpec,
+    StoreSpec,
+    WorkloadSpec,
+)
+from kztlab.spec.problem import Finding, Problem, SpecError
+from kztlab.spec.units import format_duration, format_size, parse_duration, parse_size
+
+__all__ = [
+    "AnonSpec",
+    "Cluster",
+    "CollectSpec",
+    "Finding",
+    "Guest",
+    "GuestSpec",
+    "HostFacts",
+    "Problem",
+    "SpecError",
+    "StoreSpec",
+    "WorkloadSpec",
+    "check",
+    "dump",
+    "format_duration",
+    "format_size",
+    "load",
+    "parse_duration",
+    "parse_size",
+]

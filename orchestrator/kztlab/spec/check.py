@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether a host can carry a lab."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kztlab.spec.problem import Finding
+from kztlab.spec.units import KIB, MIB, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kztlab.spec.model import Cluster
+    from kztlab.spec.problem import Problem
+
+QEMU_OVERHEAD = 64 * MIB
+"""What a guest costs the host beyond its RAM: QEMU itself and its translated code. Measured on
+small guests; the kernel's page tables come on top but are small."""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What a host has to give, in bytes."""
+
+    memory_available: int
+    shm_free: int
+
+    @classmethod
+    def read(cls) -> HostFacts:
+        """The facts of this machine, now."""
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        fields = dict(line.split(":", 1) for line in meminfo.splitlines())
+        shm = os.statvfs("/dev/shm")  # noqa: S108 -- asked for its size, not written to
+        return cls(
+            memory_available=int(fields["MemAvailable"].split()[0]) * KIB,
+            shm_free=shm.f_bavail * shm.f_frsize,
+        )
+
+
+def check(cluster: Cluster, host: HostFacts) -> list[Problem]:
+    """Why this host cannot carry this lab: an empty list if it can."""
+    findings = [*_store_fits(cluster, host), *_guests_fit(cluster, host), *_swap_fits(cluster)]
+    return [cluster.problem(found) for found in findings]
+
+
+def _own_store(cluster: Cluster) -> int:
+    """Memory of the store that comes with the lab; a store it joins is there already."""
+    swaps = any(guest.spec.frontend == "nbd" for guest in cluster.expanded())
+    return cluster.store.memory if swaps and cluster.store.socket is None else 0
+
+
+def _store_fits(cluster: Cluster, host: HostFacts) -> Iterator[Finding]:
+    store = _own_store(cluster)
+    if store > host.shm_free:
+        message = f"{format_size(store)} do not fit /dev/shm, which has {_mib(host.shm_free)} free"
+        yield Finding(("store", "memory"), message, "reduce it or enlarge /dev/shm")
+
+
+def _guests_fit(cluster: Cluster, host: HostFacts) -> Iterator[Finding]:
+    """Reports the group of guests with which the host's memory is exceeded, and no later one."""
+    store = _own_store(cluster)
+    needed = store
+    for name, spec in cluster.guests.items():
+        needed += spec.count * (spec.memory + QEMU_OVERHEAD)
+        if needed > host.memory_available:
+            message = (
+                f"the guests up to here need {_mib(needed)} of host memory"
+                f"{f' (store: {_mib(store)})' if store else ''},"
+                f" {_mib(host.memory_available)} are available"
+            )
+            yield Finding(("guests", name, "memory"), message, "reduce memory or count")
+            return
+
+
+def _swap_fits(cluster: Cluster) -> Iterator[Finding]:
+    """A store that is full refuses pages, and a guest cannot do without a page it swapped out."""
+    store = cluster.store
+    if store.socket is not None or store.overcommit:
+        return
+    swap = sum(guest.spec.swap for guest in cluster.expanded() if guest.spec.frontend == "nbd")
+    room = store.memory * store.ratio
+    if swap > room:
+        enough = math.ceil(swap / store.ratio / MIB) * MIB
+        message = (
+            f"the guests' swap devices hold {_mib(swap)}, the store about {_mib(int(room))}"
+            f" ({format_size(store.memory)} at ratio {store.ratio:g})"
+        )
+        hint = f"{format_size(enough)} would do, or smaller swap, or store.overcommit: true"
+        yield Finding(("store", "memory"), message, hint)
+
+
+def _mib(size: int) -> str:
+    return f"{size // MIB}MiB"

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The model of a cluster.yaml: every key, its type, its default and what it means.
+
+The descriptions and defaults here are what editors show (`json_schema`) and what the reference
+documentation says (`reference`); there is no second list of keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from kztlab.spec.consistency import WORKLOAD_HEADROOM, InconsistentError, contradictions, expand
+from kztlab.spec.fields import (
+    Access,
+    Codec,
+    Content,
+    Duration,
+    Frontend,
+    Image,
+    Name,
+    Size,
+    error,
+    lasting,
+    sized,
+)
+from kztlab.spec.problem import Finding, Origin, Problem
+from kztlab.spec.units import GIB, KIB, MIB, TIB
+
+_DAY = 24 * 3600.0
+_PAGE = 4 * KIB
+_MAX_SWAP = _PAGE << 32  # a page's number on its swap device has 32 bits
+
+
+class Section(BaseModel):
+    """A mapping of the file: its keys are known, its values have the type they are written with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    planned: ClassVar[frozenset[str]] = frozenset()
+    """Keys of later stages: refused, but not as a mistake."""
+
+
+class StoreSpec(Section):
+    """The page store that all guests of the lab share."""
+
+    planned = frozenset({"spill", "dedup", "persistent", "ephemeral"})
+
+    memory: Annotated[Size, sized(4 * MIB, 16 * TIB, unit=MIB)] = Field(
+        default=512 * MIB,
+        description="Host memory the store may use for pages and their index. At least 4MiB.",
+    )
+    codec: Codec = Field(
+        default="lzo",
+        description="How pages are compressed: `lzo`, `lz4`, `zstd:LEVEL` (-7 to 22) or `none`.",
+    )
+    socket: str | None = Field(
+        default=None,
+        description="API socket of a running kztmemd to join, an absolute path. The lab then "
+        "starts no store of its own, and `memory` and `codec` are those of the store it joins.",
+        pattern="^/",
+    )
+    ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
+        default=3.0,
+        description="Compression ratio to count on. A lab whose swap devices hold more than "
+        "`memory` times `ratio` is refused, because a full store cannot take a guest's pages.",
+    )
+    overcommit: bool = Field(
+        default=False, description="Start the lab even if its swap devices exceed that."
+    )
+
+
+class GuestSpec(Section):
+    """A guest, or several that are alike."""
+
+    planned = frozenset({"cap", "weight", "reservation"})
+
+    count: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="How many such guests. Two guests `web` are named `web-1` and `web-2`; "
+        "a single one keeps its plain name. 1 to 64.",
+    )
+    image: Image = Field(default="debian-trixie", description="Image to boot.")
+    memory: Annotated[Size, sized(64 * MIB, 16 * TIB, unit=MIB)] = Field(
+        default=192 * MIB, description="The guest's RAM, whole MiB. At least 64MiB."
+    )
+    vcpus: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Virtual CPUs. 1 to 64."
+    )
+    frontend: Frontend = Field(
+        default="nbd",
+        description="Where the guest swaps to. `nbd`: the page store, through QEMU's NBD client. "
+        "The others are baselines to compare with: `disk`: a file on the host; `zram`: compressed "
+        "memory of the guest's own; `none`: no swap.",
+    )
+    swap: Annotated[Size, sized(MIB, _MAX_SWAP, unit=_PAGE)] = Field(
+        default=GIB,
+        description="Size of the swap device, a multiple of 4KiB. Frontend `none` has no use "
+        "for it.",
+    )
+    workload_memory_max: Annotated[Size, sized(8 * MIB, 16 * TIB)] | None = Field(
+        default=None,
+        description="`memory.max` of the cgroup that workloads run in. By default what the "
+        f"guest has, less its reserve for atomic allocations and {WORKLOAD_HEADROOM // MIB}MiB.",
+    )
+    boot_timeout: Annotated[Duration, lasting(1, _DAY)] = Field(
+        default=300.0, description="How long the guest may take until it is ready. 1s to 24h."
+    )
+
+    @property
+    def swap_size(self) -> int:
+        """Bytes of swap the guest has."""
+        return 0 if self.frontend == "none" else self.swap
+
+
+class AnonSpec(Section):
+    """The built-in workload: fills anonymous memory, touches it again and verifies every page."""
+
+    size: Annotated[Size, sized(MIB, 16 * TIB, unit=_PAGE)] = Field(
+        description="Memory to fill, a multiple of 4KiB."
+    )
+    content: Content = Field(
+        default="mixed",
+        description="What the pages hold. `real`: pages of files below `corpus`; `text`: words; "
+        "`zero`: zeroes; `random`: nothing a codec could shrink; `mixed`: some of each.",
+    )
+    passes: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=1, description="How often all pages are touched and verified after the fill."
+    )
+    access: Access = Field(
+        default="sequential",
+        description="Order of the touches: `sequential`, `random` (each page once a pass) or "
+        "`zipf` (some pages far more often than others).",
+    )
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)] = Field(
+        default=1, description="Seed of contents and order: the same seed, the same run."
+    )
+    corpus: str = Field(
+        default="/usr/lib",
+        description="Folder in the guest whose files `content: real` takes its pages from.",
+        pattern="^/",
+    )
+
+
+class WorkloadSpec(Section):
+    """Something to run in guests: either `anon` or `command`."""
+
+    name: Name = Field(description="Names the workload in results. Unique in the file.")
+    on: Annotated[list[str], Field(min_length=1)] = Field(
+        description="Where it runs: names of guests as in `guests` (all of that count) or single "
+        "ones such as `web-2`."
+    )
+    anon: AnonSpec | None = Field(default=None, description="The built-in memory workload.")
+    command: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="A shell command; exit status 0 is success."
+    )
+    stagger: Annotated[Duration, lasting(0, _DAY)] = Field(
+        default=0.0, description="Delay between the starts on one guest and on the next."
+    )
+    timeout: Annotated[Duration, lasting(1, 7 * _DAY)] = Field(
+        default=600.0,
+        description="How long it may run on each guest before it is ended and counts as failed. "
+        "1s to 168h.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_task(self) -> WorkloadSpec:
+        if (self.anon is None) == (self.command is None):
+            what = "neither 'anon' nor 'command'" if self.anon is None else "'anon' and 'command'"
+            raise error("task", f"has {what}", "a workload has exactly one of the two")
+        return self
+
+
+class CollectSpec(Section):
+    """What is recorded while the lab's workloads run."""
+
+    interval: Annotated[Duration, lasting(0.1, 3600)] = Field(
+        default=1.0,
+        description="Time between two samples of host, store and guests. 100ms to 1h.",
+    )
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One guest of the lab, after counts have been expanded."""
+
+    name: str
+    group: str
+    spec: GuestSpec
+
+
+class Cluster(Section):
+    """A lab: guests, the page store they share, and what runs in them."""
+
+    lab: Name = Field(description="The lab's name, by which other commands find it.")
+    store: StoreSpec = Field(default=StoreSpec(), description="The page store all guests share.")
+    guests: Annotated[dict[Name, GuestSpec], Field(min_length=1)] = Field(
+        description="The guests by name; `{}` is a guest with all defaults."
+    )
+    workloads: list[WorkloadSpec] = Field(
+        default=[], description="What runs in the guests once all are ready, all at once."
+    )
+    collect: CollectSpec = Field(default=CollectSpec(), description="What is recorded meanwhile.")
+
+    _origin: Origin = PrivateAttr(default=Origin())
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401 -- pydantic's signature
+        """Keeps the positions the loader hands over, for checks that come after loading."""
+        if isinstance(context, Origin):
+            self._origin = context
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Cluster:
+        findings = list(contradictions(self.guests, dict(enumerate(self.workloads))))
+        if findings:
+            raise InconsistentError(findings)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        """Clusters are equal that say the same, wherever they say it."""
+        return isinstance(other, Cluster) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]  # it holds lists
+
+    def expanded(self) -> list[Guest]:
+        """All guests in file order: ``web`` with count 2 is ``web-1`` and ``web-2``."""
+        return [
+            Guest(name, group, spec)
+            for group, spec in self.guests.items()
+            for name in expand(group, spec.count)
+        ]
+
+    def targets(self, workload: WorkloadSpec) -> list[Guest]:
+        """The guests a workload runs on, each once, in file order."""
+        return [
+            guest
+            for guest in self.expanded()
+            if guest.group in workload.on or guest.name in workload.on
+        ]
+
+    def problem(self, finding: Finding) -> Problem:
+        """The finding at its position in the file this cluster was loaded from."""
+        return self._origin.problem(finding)
