@@ -13,6 +13,8 @@ from kztlab.spec.model import (
     WorkloadSpec,
 )
 from kztlab.spec.problem import Finding, Problem, SpecError
+from kztlab.spec.schema import json_schema, reference
+from kztlab.spec.template import init_text
 from kztlab.spec.units import format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
@@ -31,7 +33,10 @@ __all__ = [
     "dump",
     "format_duration",
     "format_size",
+    "init_text",
+    "json_schema",
     "load",
     "parse_duration",
     "parse_size",
+    "reference",
 ]

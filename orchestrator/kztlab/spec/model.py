@@ -147,6 +147,10 @@ class AnonSpec(Section):
 class WorkloadSpec(Section):
     """Something to run in guests: either `anon` or `command`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["anon"]}, {"required": ["command"]}]}
+    )
+
     name: Name = Field(description="Names the workload in results. Unique in the file.")
     on: Annotated[list[str], Field(min_length=1)] = Field(
         description="Where it runs: names of guests as in `guests` (all of that count) or single "
@@ -197,7 +201,8 @@ class Cluster(Section):
     lab: Name = Field(description="The lab's name, by which other commands find it.")
     store: StoreSpec = Field(default=StoreSpec(), description="The page store all guests share.")
     guests: Annotated[dict[Name, GuestSpec], Field(min_length=1)] = Field(
-        description="The guests by name; `{}` is a guest with all defaults."
+        description="The guests by name; `{}` is a guest with all defaults.",
+        json_schema_extra={"additionalProperties": False},
     )
     workloads: list[WorkloadSpec] = Field(
         default=[], description="What runs in the guests once all are ready, all at once."
