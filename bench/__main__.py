@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`./dev bench`: measure, print the medians side by side as ratios, write all values as JSON."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import fio, guests
+from bench.servers import SERVERS
+
+MIB = 1 << 20
+OWN = SERVERS[0].name
+PEERS = [server.name for server in SERVERS[1:]]
+
+
+def machine() -> dict[str, object]:
+    """Say what the figures were taken on."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "load_before": os.getloadavg(),
+    }
+
+
+def print_row(label: str, *cells: str) -> None:
+    print(f"  {label:<28}" + "".join(f"{cell:>15}" for cell in cells))
+
+
+def print_fio(rates: list[fio.Figure], held: list[fio.Held], repetitions: int) -> None:
+    """Print rates of each server, and the own one's as multiples of its peers'."""
+    by_key = {(figure.data, figure.job, figure.server): figure.median for figure in rates}
+    memory = {(figure.data, figure.server): figure.median for figure in held}
+    print(
+        f"\nfio, nbd engine, {fio.DEVICE_BYTES // MIB} MiB, one connection, queue depth 16;"
+        f" MiB/s, median of {repetitions}"
+    )
+    for data in fio.COMPRESSIBLE_PERCENT:
+        print()
+        print_row(data, OWN, *PEERS, *(f"× {peer.removeprefix('nbdkit ')}" for peer in PEERS))
+        for job in fio.JOBS:
+            own = by_key[data, job.name, OWN]
+            theirs = [by_key[data, job.name, peer] for peer in PEERS]
+            ratios = [f"{own / rate:.2f}" for rate in theirs]
+            print_row(job.name, *(f"{rate:.0f}" for rate in (own, *theirs)), *ratios)
+        sizes = [memory[data, server.name] for server in SERVERS]
+        print_row("memory held when full, MiB", *(f"{size / MIB:.0f}" for size in sizes))
+
+
+def print_guests(figures: list[guests.Figure], repetitions: int) -> None:
+    """Print seconds over each frontend, and the store's as multiples of the baselines'."""
+    by_frontend = {figure.frontend: figure for figure in figures}
+    own = by_frontend["nbd"].median
+    print(f"\nkzt-load, {guests.SIZE} twice in a 192 MiB guest; seconds, median of {repetitions}\n")
+    print_row("swap over", "seconds", "pages swapped", "nbd's time ×")
+    for name, figure in by_frontend.items():
+        pages = sorted(figure.swapped_pages)[repetitions // 2]
+        print_row(name, f"{figure.median:.1f}", f"{pages}", f"{own / figure.median:.2f}")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
+    parser.add_argument(
+        "--only", choices=["fio", "guests"], help="measure one part (default: both)"
+    )
+    parser.add_argument("--repetitions", type=positive, default=5, help="of fio (default: 5)")
+    parser.add_argument("--guest-repetitions", type=positive, default=3, help="(default: 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")
+    arguments = parser.parse_args()
+
+    def progress(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    result: dict[str, object] = {"machine": machine()}
+    if arguments.only != "guests":
+        rates, held = fio.compare(SERVERS, arguments.repetitions, progress)
+        result["fio"] = [asdict(figure) for figure in rates]
+        result["memory"] = [asdict(figure) for figure in held]
+        print_fio(rates, held, arguments.repetitions)
+    if arguments.only != "fio":
+        figures = guests.compare(arguments.guest_repetitions, progress)
+        result["guests"] = [asdict(figure) for figure in figures]
+        print_guests(figures, arguments.guest_repetitions)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

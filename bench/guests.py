@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The same verifying workload in a guest that swaps to the store, to a disk and to its own zram."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+FRONTENDS = ("nbd", "disk", "zram")
+
+SPEC = """\
+lab: bench-{frontend}
+store: {{memory: 512MiB}}
+guests:
+  vm: {{memory: 192MiB, frontend: {frontend}, swap: 512MiB}}
+workloads:
+  - {{name: load, on: [vm], anon: {{size: {size}, content: mixed, passes: 2}}, timeout: 20min}}
+"""
+SIZE = "256MiB"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one frontend took for the workload, in the order of the runs."""
+
+    frontend: str
+    seconds: list[float]
+    swapped_pages: list[int]
+    """Pages that went out and came in, by the guest's own count."""
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return median(self.seconds)
+
+
+def run_once(frontend: str) -> tuple[float, int]:
+    """Boot a guest, run the workload, and return its seconds and the pages swapped."""
+    with tempfile.NamedTemporaryFile("w", prefix="kztbench-", suffix=".yaml") as spec:
+        spec.write(SPEC.format(frontend=frontend, size=SIZE))
+        spec.flush()
+        done = subprocess.run(
+            [Path(sys.executable).with_name("kztlab"), "run", spec.name, "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"kztlab run over {frontend} ended with {done.returncode}")
+    guest = json.loads(done.stdout.splitlines()[-1])["guests"][0]
+    return (
+        float(guest["workloads"][0]["seconds"]),
+        int(guest["swapped_out_pages"]) + int(guest["swapped_in_pages"]),
+    )
+
+
+def compare(repetitions: int, progress: Callable[[str], None]) -> list[Figure]:
+    """Run the workload over each frontend in turn, as often as asked."""
+    seconds: dict[str, list[float]] = {frontend: [] for frontend in FRONTENDS}
+    pages: dict[str, list[int]] = {frontend: [] for frontend in FRONTENDS}
+    for repetition in range(repetitions):
+        for frontend in FRONTENDS:
+            progress(f"{repetition + 1}/{repetitions}: a guest swaps over {frontend}")
+            took, swapped = run_once(frontend)
+            seconds[frontend].append(took)
+            pages[frontend].append(swapped)
+    return [Figure(name, seconds[name], pages[name]) for name in FRONTENDS]
