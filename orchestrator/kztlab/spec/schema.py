@@ -52,7 +52,7 @@ an example; `kztlab schema` prints a JSON schema for editors.
 
 | type | written | remarks |
 |---|---|---|
-| size | `512MiB`, `1.5GiB`, `4096` | suffixes `B` `KiB` `MiB` `GiB` `TiB`; a plain number is bytes; \
+| size | `512MiB`, `1.5GiB`, `4096` | suffixes `B` `KiB` `MiB` `GiB` `TiB`; a number is bytes; \
 `512M` is refused, as it could mean two sizes |
 | duration | `500ms`, `10s`, `5min`, `1.5h` | always with its unit |
 | name | `web`, `db-2` | a small letter, then up to 30 small letters, digits or hyphens |
