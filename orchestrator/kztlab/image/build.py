@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Builds an image from its recipe: packages, root disk, kernel, initrd.
+
+    mmdebstrap -> a directory -> mke2fs -d -> raw -> qcow2
+
+No file system is mounted on the host and nothing is root outside a user namespace (see `runner`).
+The directory needs a place that the namespace's root can reach, which a private home is not: it
+lies under /var/tmp (or $TMPDIR), and is locked for as long as a process of its build lives.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kztlab.errors import HostUnable
+from kztlab.image import initrd, kernel
+from kztlab.image.lock import lock
+from kztlab.image.runner import Runner, search_path
+from kztlab.image.sources import KEYRING, for_suite, host_sources, sources_list
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kztlab.image.recipe import Recipe
+    from kztlab.image.runner import Progress
+    from kztlab.places import Places
+
+_PREFIX = "kztlab-image-"
+_NEEDED = {  # program: Debian's package
+    "mmdebstrap": "mmdebstrap",
+    "newuidmap": "uidmap",
+    "mke2fs": "e2fsprogs",
+    "qemu-img": "qemu-utils",
+    "setpriv": "util-linux",
+    "zstd": "zstd",
+}
+_ROOM_TO_BUILD = 1536 << 20
+_ROOM_TO_KEEP = 512 << 20
+
+
+def check_host(images: Path) -> None:
+    """Raise `HostUnable` for what is missing, all at once and with the command that brings it."""
+    missing = [
+        package for program, package in _NEEDED.items() if not shutil.which(program, path=search_path())
+    ]
+    if not Path(KEYRING).exists():
+        missing.append("debian-archive-keyring")
+    if missing:
+        raise HostUnable(
+            f"building an image needs {', '.join(missing)}",
+            hint=f"apt-get install --no-install-recommends {' '.join(missing)}",
+        )
+    for folder, need in ((workshops(), _ROOM_TO_BUILD), (images, _ROOM_TO_KEEP)):
+        free = shutil.disk_usage(folder).free
+        if free < need:
+            raise HostUnable(
+                f"building an image needs {need >> 20} MiB in {folder}, {free >> 20} MiB are free"
+            )
+
+
+def workshops() -> Path:
+    """Where builds have their temporary folders."""
+    return Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108  -- made by mkdtemp
+
+
+def build(recipe: Recipe, kzt_load: Path, into: Path, places: Places, progress: Progress) -> None:
+    """Fill the folder `into` with disk.qcow2, vmlinux and initrd.img."""
+    with _workshop(places, progress) as run:
+        stage = run.folder / "stage"
+        _stage(recipe, kzt_load, stage)
+        sources = run.folder / "sources.list"
+        sources.write_text(sources_list(for_suite(host_sources(), recipe.suite)))
+        sources.chmod(0o644)
+
+        tree = run.folder / "tree"
+        bootstrap = [
+            "mmdebstrap",
+            f"--mode={run.mode}",
+            f"--variant={recipe.variant}",
+            f"--architectures={recipe.architecture}",
+            "--format=directory",
+            f"--include={','.join(recipe.packages)}",
+            *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale")),
+            f"--customize-hook=KZT_KERNEL={recipe.kernel} {stage}/customize \"$1\"",
+            recipe.suite,
+            str(tree),
+            str(sources),
+        ]
+        run.step("installing packages", bootstrap)
+        run.step("making the root disk", [f"{stage}/pack", recipe.disk, str(tree)], inside=True)
+
+        raw, disk = str(tree / "disk.raw"), run.folder / "disk.qcow2"
+        run.step("converting the root disk", ["qemu-img", "convert", "-O", "qcow2", raw, str(disk)])
+        shutil.copyfile(disk, into / "disk.qcow2")
+        progress("making kernel and initrd", 0.0)
+        (into / "vmlinux").write_bytes(kernel.vmlinux((tree / "vmlinuz").read_bytes()))
+        archive = initrd.build(
+            init=(stage / "initrd-init").read_bytes(),
+            busybox=(tree / "busybox").read_bytes(),
+            modules=tree / "modules",
+            wanted=recipe.initrd_modules,
+        )
+        (into / "initrd.img").write_bytes(archive)
+
+
+def _stage(recipe: Recipe, kzt_load: Path, stage: Path) -> None:
+    """Copy what the namespace's root has to read: the repository may be closed to it."""
+    for source in recipe.files():
+        target = stage / source.relative_to(recipe.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+    shutil.copyfile(kzt_load, stage / "kzt-load")
+    for folder in (stage, *(path for path in stage.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+
+
+@contextmanager
+def _workshop(places: Places, progress: Progress) -> Iterator[Runner]:
+    """A temporary folder to build in; removed afterwards, as are those of builds that were killed."""
+    _sweep(places, progress)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=workshops()))
+    folder.chmod(0o711)  # the namespace's root has to pass
+    places.own(folder)
+    with lock(folder) as descriptor:
+        run = Runner(places, folder, folder / "log", descriptor, progress)
+        try:
+            run.choose_mode()
+            yield run
+        finally:
+            run.erase()
+
+
+def _sweep(places: Places, progress: Progress) -> None:
+    for stale in workshops().glob(f"{_PREFIX}*"):
+        if stale.lstat().st_uid != places.account().pw_uid:
+            continue
+        with suppress(BlockingIOError), lock(stale, wait=False) as descriptor:
+            progress("removing an interrupted build", 0.0)
+            Runner(places, stale, stale / "log", descriptor, progress).erase()

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cache of images: `images/NAME/HASH/`, complete or not there at all.
+
+A build fills a folder with a leading dot, and its renaming makes the image. HASH covers all that
+goes into the image, so that one is never updated: another recipe is another image, and guests
+that still run on the old one keep it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kztlab.errors import BadInput, HostUnable
+from kztlab.image.build import build, check_host
+from kztlab.image.lock import lock
+from kztlab.image.recipe import REPOSITORY, Recipe, recipe, recipes
+
+if TYPE_CHECKING:
+    from kztlab.image.runner import Progress
+    from kztlab.places import Places
+
+KZT_LOAD = REPOSITORY / "target/agent/x86_64-unknown-linux-gnu/agent/kzt-load"
+"""Where `dev` builds the guest's static binary; KZTLAB_KZT_LOAD names another."""
+
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the cache. Its files are never written to."""
+
+    name: str
+    hash: str
+    kernel: Path
+    """An ELF vmlinux, which QEMU starts by its PVH entry."""
+    initrd: Path
+    """Boots only with a lab's keys behind it: `lab_initrd`."""
+    disk: Path
+    """qcow2, the backing file of guests' overlays."""
+    cmdline: str
+    """To be followed by `kztlab.hostname=NAME`."""
+
+    @property
+    def folder(self) -> Path:
+        return self.disk.parent
+
+    @property
+    def size(self) -> int:
+        """Bytes taken in the cache."""
+        return sum(path.stat().st_blocks * 512 for path in self.folder.iterdir())
+
+
+def ensure(name: str, places: Places, progress: Progress) -> Image:
+    """The image `name` as its recipe is now, built if the cache does not have it.
+
+    Of several commands that want it, one builds and the others wait. Raises `BadInput` for an
+    unknown name, `HostUnable` if it cannot be built; nothing half-made is left then, nor when
+    interrupted.
+    """
+    wanted = recipe(name)
+    kzt_load = Path(os.environ.get("KZTLAB_KZT_LOAD") or KZT_LOAD)
+    if not kzt_load.is_file():
+        raise HostUnable(
+            f"the guest's kzt-load has not been built: there is no {kzt_load}",
+            hint="./dev builds it, as do ./dev demo and ./dev test",
+        )
+    home = places.folder(places.folder(places.images, 0o755) / name, 0o755)
+    final = home / wanted.digest(kzt_load)
+    if final.is_dir():
+        return _open(wanted.name, final)
+    with _alone(home, progress):
+        if not final.is_dir():
+            for stale in home.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(stale)
+            check_host(home)
+            _make(wanted, kzt_load, final, places, progress)
+    return _open(wanted.name, final)
+
+
+def list_images(places: Places) -> list[Image]:
+    """Everything in the cache, whatever its recipe says now."""
+    folders = sorted(places.images.glob("*/[0-9a-f]*/image.json"))
+    return [_open(path.parts[-3], path.parent) for path in folders]
+
+
+def remove(name: str, places: Places, *, hash: str | None = None) -> list[Image]:  # noqa: A002
+    """Remove one or, without a hash, all builds of an image; returns what was removed.
+
+    The caller makes sure that no lab uses it. Raises `BadInput` if there is none.
+    """
+    gone = [i for i in list_images(places) if i.name == name and hash in {None, i.hash}]
+    if not gone:
+        known = sorted({*recipes(), *(image.name for image in list_images(places))})
+        raise BadInput(f"the cache has no image {name}", hint=f"images: {', '.join(known)}")
+    for image in gone:
+        hidden = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=image.folder.parent))
+        image.folder.rename(hidden)  # at once; the rest may be interrupted
+        shutil.rmtree(hidden)
+    return gone
+
+
+def _make(
+    wanted: Recipe, kzt_load: Path, final: Path, places: Places, progress: Progress
+) -> None:
+    began = time.monotonic()
+    with ExitStack() as undo:
+        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
+        undo.callback(shutil.rmtree, unfinished)
+        build(wanted, kzt_load, unfinished, places, progress)
+        about = {"cmdline": wanted.cmdline, "seconds": round(time.monotonic() - began, 1)}
+        (unfinished / "image.json").write_text(json.dumps(about, indent=2) + "\n")
+        for path in unfinished.iterdir():
+            path.chmod(0o444)
+            places.own(path)
+        unfinished.chmod(0o755)
+        places.own(unfinished)
+        unfinished.rename(final)
+        undo.pop_all()
+
+
+def _open(name: str, folder: Path) -> Image:
+    about = json.loads((folder / "image.json").read_text())
+    return Image(
+        name=name,
+        hash=folder.name,
+        kernel=folder / "vmlinux",
+        initrd=folder / "initrd.img",
+        disk=folder / "disk.qcow2",
+        cmdline=about["cmdline"],
+    )
+
+
+def _alone(home: Path, progress: Progress) -> ExitStack:
+    """Hold the image's lock, saying so if it takes until another command has finished."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(home, wait=False))
+        except BlockingIOError:
+            progress("waiting for another command that builds this image", 0.0)
+            stack.enter_context(lock(home))
+        return stack.pop_all()
+

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where an image's packages come from: the mirrors that the host itself uses.
+
+apt is asked, rather than its files read: it knows .list and deb822 .sources, options, disabled
+entries and its own configuration. `update --print-uris` needs no network, no lock and no right.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kztlab.errors import HostUnable
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+"""Has the keys of later releases too: those of trixie since Debian 12.11."""
+
+_RELEASE = re.compile(r"^'(?P<mirror>[^']+?)/?/dists/(?P<suite>[^']+)/InRelease' ", re.MULTILINE)
+_SCHEMES = ("http://", "https://", "file:/", "mirror+", "tor+")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One suite of one mirror."""
+
+    mirror: str
+    suite: str
+
+
+def host_sources(environ: Mapping[str, str] = os.environ) -> list[Source]:
+    """What the host's apt would update from, in its order."""
+    asked = subprocess.run(
+        ["apt-get", "update", "--print-uris"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**environ, "LC_ALL": "C"},
+    )
+    if asked.returncode:
+        raise HostUnable(f"apt cannot tell its sources: {asked.stderr.strip()}")
+    return [Source(m["mirror"], m["suite"]) for m in _RELEASE.finditer(asked.stdout)]
+
+
+def for_suite(sources: list[Source], suite: str, *, host: str | None = None) -> list[Source]:
+    """The same mirrors' `suite`, with its updates and security fixes if the host has its own.
+
+    `host` is the code name of the host's release. Raises `HostUnable` if no mirror has it.
+    """
+    host = host or _codename()
+    wanted = {f"{host}{kind}": f"{suite}{kind}" for kind in ("", "-updates", "-security")}
+    found = [
+        Source(source.mirror, wanted[source.suite])
+        for source in sources
+        if source.suite in wanted and source.mirror.startswith(_SCHEMES)
+    ]
+    if suite not in {source.suite for source in found}:
+        raise HostUnable(
+            f"apt's sources name no mirror that has {host or 'this system'}, so none for {suite}",
+            hint="images are built on Debian 12 or 13, from the mirror in /etc/apt",
+        )
+    return list(dict.fromkeys(found))
+
+
+def sources_list(sources: list[Source]) -> str:
+    """A sources.list for mmdebstrap."""
+    return "".join(f"deb [signed-by={KEYRING}] {s.mirror} {s.suite} main\n" for s in sources)
+
+
+def _codename() -> str:
+    release = platform.freedesktop_os_release()
+    return release["VERSION_CODENAME"] if release.get("ID") == "debian" else ""
