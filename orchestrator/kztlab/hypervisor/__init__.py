@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests as virtual machines, through libvirt.
+
+with Hypervisor.connect(places) as hypervisor:
+    accelerator = choose_accelerator(hypervisor, places, kernel=..., initrd=...)
+    guest = hypervisor.start(Domain(..., accelerator=accelerator.kind))
+    hypervisor.list("quickstart")
+    hypervisor.departure(guest)          # None, or why it is gone
+    hypervisor.destroy("quickstart", "web-1")
+"""
+
+from kztlab.hypervisor.connection import Hypervisor
+from kztlab.hypervisor.model import (
+    AcceleratorKind,
+    Departure,
+    DiskSwap,
+    Domain,
+    GuestState,
+    NbdSwap,
+)
+
+__all__ = [
+    "AcceleratorKind",
+    "Departure",
+    "DiskSwap",
+    "Domain",
+    "GuestState",
+    "Hypervisor",
+    "NbdSwap",
+]

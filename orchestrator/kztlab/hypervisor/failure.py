@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""libvirt's and QEMU's errors, told so that the user knows what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kztlab.errors import HostUnable
+from kztlab.hypervisor.model import NbdSwap
+
+if TYPE_CHECKING:
+    import libvirt
+
+    from kztlab.hypervisor.model import Domain
+
+_PORT_TAKEN = "Could not set up host forwarding rule"
+
+_HINTS = (
+    ("Could not access KVM", "kvm is not usable here: use --accel tcg"),
+    ("failed to initialize kvm", "kvm is not usable here: use --accel tcg"),
+    ("cannot set up guest memory", "the host has too little free memory for this guest"),
+    ("Cannot allocate memory", "the host has too little free memory for this guest"),
+    ("No space left on device", "the disk is full"),
+    ("Permission denied", "QEMU runs as the user that owns the lab: it must be able to read this"),
+    ("Failed to connect socket", "is libvirtd running, and may this user use it?"),
+    ("emulator", "is qemu-system-x86 installed?"),
+)
+
+
+def translated(error: libvirt.libvirtError, doing: str) -> HostUnable:
+    """The error as one for the user; `doing` completes "cannot ..."."""
+    text = _words(error)
+    hint = next((hint for sign, hint in _HINTS if sign in text), None)
+    return HostUnable(f"cannot {doing}: {text}", hint=hint)
+
+
+def is_port_taken(error: libvirt.libvirtError) -> bool:
+    """Whether QEMU could not have the port for the SSH forward."""
+    return _PORT_TAKEN in _words(error)
+
+
+def start_failure(error: libvirt.libvirtError, domain: Domain, ssh_port: int) -> HostUnable:
+    """Why this guest did not start."""
+    text = _words(error)
+    who = f"the guest {domain.guest} of lab {domain.lab}"
+    if _PORT_TAKEN in text:
+        return HostUnable(
+            f"cannot start {who}: port {ssh_port} of 127.0.0.1 is taken",
+            hint="give it another one, or none for any free one",
+        )
+    if isinstance(domain.swap, NbdSwap) and str(domain.swap.socket) in text:
+        return HostUnable(
+            f"cannot start {who}: its store does not answer at {domain.swap.socket}",
+            hint="is kztmemd running?",
+        )
+    return translated(error, f"start {who}")
+
+
+def _words(error: libvirt.libvirtError) -> str:
+    """libvirt's message on one line, without the noise around QEMU's own words."""
+    text = error.get_error_message() or str(error)
+    _, found, qemu = text.partition("process exited while connecting to monitor: ")
+    lines = [line.strip() for line in (qemu if found else text).splitlines()]
+    return "; ".join(line for line in lines if line)

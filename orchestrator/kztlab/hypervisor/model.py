@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest is to the hypervisor, before and while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AcceleratorKind = Literal["kvm", "tcg"]
+
+SWAP_SERIAL = "kztswap0"
+"""The serial number by which a guest finds its swap device, whatever the kernel names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NbdSwap:
+    """A swap device kept by the store: QEMU is the NBD client, the guest sees a virtio disk."""
+
+    socket: Path
+    export: str = "swap"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSwap:
+    """A swap device in a raw file on the host, cache=writeback."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A guest to be started. The paths are the host's that runs libvirt."""
+
+    lab: str
+    guest: str
+    memory: int
+    """Bytes."""
+    vcpus: int
+    accelerator: AcceleratorKind
+    kernel: Path
+    initrd: Path
+    cmdline: str
+    """The image's part; the console and panic settings are added to it."""
+    console_log: Path
+    """Written anew by this start."""
+    frontend: str = "none"
+    disk: Path | None = None
+    """The root disk, qcow2: the guest's own overlay over an image."""
+    swap: NbdSwap | DiskSwap | None = None
+    ssh_port: int | None = None
+    """Port on 127.0.0.1 that leads to the guest's 22; None takes a free one."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestState:
+    """A guest that libvirt knows, be it this process or another that started it."""
+
+    lab: str
+    guest: str
+    uuid: str
+    state: str
+    """libvirt's word: running, paused, shutdown, ..."""
+    accelerator: str
+    frontend: str
+    ssh_port: int
+    console_log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Why a guest is not there any more."""
+
+    kind: Literal["panic", "shutdown", "destroyed", "killed", "unknown"]
+    detail: str
+    """A sentence's predicate: "panicked: Attempted to kill init!"."""

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which libvirt to talk to, and root's own one.
+
+An ordinary user has `qemu:///session`, whose libvirtd comes up by itself. Root has no session, and
+a system libvirtd may not be set up. So root runs a libvirtd in session mode as the service user:
+no guest ever runs as root. It ends by itself after a while with neither guests nor clients.
+
+The daemon is started under a lock, so that of several commands at once one starts it. Its run-time
+files outlive it: if it is killed, the next one finds the running guests there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+from kztlab.errors import HostUnable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kztlab.places import Places
+
+_IDLE_SECONDS = 120
+_START_LIMIT_SECONDS = 60
+
+_QEMU_CONF = """\
+# Written by kztlab at each start of this libvirtd.
+security_driver = "none"
+stdio_handler = "file"
+seccomp_sandbox = 1
+"""
+
+
+def uri(places: Places) -> str:
+    """The connection URI of this user's libvirt; for root its own libvirtd is running then.
+
+    Raises `HostUnable` if there is no libvirtd or it does not start.
+    """
+    binary = shutil.which("libvirtd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if binary is None:
+        raise HostUnable(
+            "libvirtd is not installed",
+            hint="apt install libvirt-daemon qemu-system-x86",
+        )
+    if places.user is None:
+        return "qemu:///session"
+    folder = places.folder(places.runtime / "libvirt")
+    address = places.check_socket(folder / "libvirt" / "libvirt-sock")
+    with _locked(folder / "start.lock"):
+        if not _answers(address):
+            _start(binary, places, folder)
+    return f"qemu+unix:///session?socket={address}"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _answers(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(bytes(address))
+        except OSError:
+            return False
+    return True
+
+
+def _start(binary: str, places: Places, folder: Path) -> None:
+    account = places.account()
+    config = places.folder(folder / "config")
+    qemu_conf = places.folder(config / "libvirt") / "qemu.conf"
+    qemu_conf.unlink(missing_ok=True)  # root follows no link that the service user laid
+    with qemu_conf.open("x") as file:
+        file.write(_QEMU_CONF)
+    places.own(qemu_conf)
+    cache = places.folder(places.cache / "libvirt")
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "HOME": account.pw_dir,
+        "XDG_RUNTIME_DIR": str(folder),
+        "XDG_CONFIG_HOME": str(config),
+        "XDG_CACHE_HOME": str(cache),
+        "XDG_DATA_HOME": str(places.folder(folder / "data")),
+    }
+    for path in (folder, cache):
+        places.check_reach(path)
+    try:
+        # The parent exits once the daemon accepts clients, with an error if it does not get so far.
+        done = subprocess.run(
+            [binary, "--daemon", "--timeout", str(_IDLE_SECONDS)],
+            env=environment,
+            cwd="/",
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_START_LIMIT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HostUnable(f"libvirtd was not up after {_START_LIMIT_SECONDS} s") from error
+    if done.returncode != 0:
+        said = done.stdout.decode(errors="replace").strip().splitlines()
+        raise HostUnable(
+            f"libvirtd does not start: {said[-1] if said else f'exit code {done.returncode}'}",
+            hint=f"its log: {cache / 'libvirt' / 'libvirtd.log'}",
+        )

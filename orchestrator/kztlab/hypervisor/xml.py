@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest as libvirt's domain XML, and what kztlab wrote there read back.
+
+Everything kztlab must know about a running guest travels in a metadata element of the domain, so
+any later process finds the guest again by asking libvirt alone.
+
+Two devices are beyond libvirt 9's XML and go to QEMU as arguments: the swap disk (libvirt drops an
+NBD source's reconnect delay without a word, and without it a restart of the store is an I/O
+error on the guest's swap) and the network card with its SSH forward. libvirt hands out PCI
+slots from the low end, so theirs are fixed at the high end.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+from kztlab.hypervisor.model import SWAP_SERIAL, Domain, GuestState, NbdSwap
+
+if TYPE_CHECKING:
+    from kztlab.hypervisor.model import DiskSwap
+
+NAMESPACE = "urn:kztlab:guest:1"
+PREFIX = "kztlab"
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+RECONNECT_SECONDS = 3600
+"""How long QEMU holds swap requests for a store that is away before they fail with EIO."""
+
+OPEN_SECONDS = 10
+"""How long a starting QEMU waits for the store: one that is being restarted is soon back."""
+
+CMDLINE = "console=ttyS0,115200 panic=-1"
+"""A panicking guest resets at once, and a reset ends the domain: so a panic is an event."""
+
+_SWAP_SLOT, _NET_SLOT = "0x1d", "0x1e"
+_PCI_BUS = "pci.0"
+
+ET.register_namespace(PREFIX, NAMESPACE)
+ET.register_namespace("qemu", _QEMU)
+
+
+def domain_xml(domain: Domain, *, name: str, state: Path, ssh_port: int) -> str:
+    """The transient domain `name` for `domain`; `state` is the kztlab it belongs to."""
+    root = ET.Element("domain", type="kvm" if domain.accelerator == "kvm" else "qemu")
+    _text(root, "name", name)
+    _text(root, "title", f"{domain.lab}/{domain.guest}")
+    metadata = ET.SubElement(root, "metadata")
+    ET.SubElement(
+        metadata,
+        f"{{{NAMESPACE}}}guest",
+        state=str(state),
+        lab=domain.lab,
+        guest=domain.guest,
+        accelerator=domain.accelerator,
+        frontend=domain.frontend,
+        ssh_port=str(ssh_port),
+        console_log=str(domain.console_log),
+    )
+    _text(root, "memory", str(domain.memory), unit="b")
+    _text(root, "vcpu", str(domain.vcpus))
+    _boot(root, domain)
+    _cpu(root, domain)
+    for event in ("on_poweroff", "on_reboot", "on_crash"):
+        _text(root, event, "destroy")
+    _devices(root, domain)
+    commandline = ET.SubElement(root, f"{{{_QEMU}}}commandline")
+    for argument in qemu_arguments(domain, ssh_port):
+        ET.SubElement(commandline, f"{{{_QEMU}}}arg", value=argument)
+    return ET.tostring(root, encoding="unicode")
+
+
+def qemu_arguments(domain: Domain, ssh_port: int) -> list[str]:
+    """The QEMU arguments for what libvirt's XML cannot say."""
+    # restrict=on: a guest reaches neither the network nor, through the gateway address, services
+    # that listen on the host's loopback. No option ROM: nothing boots from the network.
+    netdev = f"user,id=kztnet0,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-:22"
+    card = {
+        "driver": "virtio-net-pci",
+        "netdev": "kztnet0",
+        "id": "kztnet0",
+        "romfile": "",
+        "bus": _PCI_BUS,
+        "addr": _NET_SLOT,
+    }
+    arguments = ["-netdev", netdev, "-device", json.dumps(card)]
+    if domain.swap is not None:
+        # A refused write (the store is full) is an I/O error that the guest's kernel deals with;
+        # QEMU's default would stop the whole guest instead.
+        disk = {
+            "driver": "virtio-blk-pci",
+            "drive": SWAP_SERIAL,
+            "id": SWAP_SERIAL,
+            "serial": SWAP_SERIAL,
+            "werror": "report",
+            "rerror": "report",
+            "physical_block_size": 4096,
+            "discard_granularity": 4096,
+            "bus": _PCI_BUS,
+            "addr": _SWAP_SLOT,
+        }
+        arguments += ["-blockdev", json.dumps(_swap_node(domain.swap)), "-device", json.dumps(disk)]
+    return arguments
+
+
+def _swap_node(swap: NbdSwap | DiskSwap) -> dict[str, Any]:
+    # detect-zeroes stays off: it would turn a page of zeros into a hole, so that the store's count
+    # of pages would fall behind the guest's swap-outs, and save nothing: the store keeps a
+    # same-filled page in its index entry, and kernels from 6.12 on don't send zero pages at all.
+    node: dict[str, Any] = {"node-name": SWAP_SERIAL, "discard": "unmap"}
+    if isinstance(swap, NbdSwap):
+        return node | {
+            "driver": "nbd",
+            "server": {"type": "unix", "path": str(swap.socket)},
+            "export": swap.export,
+            "reconnect-delay": RECONNECT_SECONDS,
+            "open-timeout": OPEN_SECONDS,
+        }
+    file = {"driver": "file", "filename": str(swap.path), "discard": "unmap"}
+    return node | {"driver": "raw", "file": file}
+
+
+def _boot(root: ET.Element, domain: Domain) -> None:
+    boot = ET.SubElement(root, "os")
+    _text(boot, "type", "hvm", arch="x86_64", machine="pc")
+    _text(boot, "kernel", str(domain.kernel))
+    _text(boot, "initrd", str(domain.initrd))
+    _text(boot, "cmdline", f"{domain.cmdline} {CMDLINE}".strip())
+    features = ET.SubElement(root, "features")
+    ET.SubElement(features, "acpi")
+    ET.SubElement(features, "apic")
+
+
+def _cpu(root: ET.Element, domain: Domain) -> None:
+    if domain.accelerator == "kvm":
+        ET.SubElement(root, "cpu", mode="host-passthrough")
+        return
+    # With these two features the kernel copies pages by `rep movsb`, which TCG runs byte by byte.
+    cpu = ET.SubElement(root, "cpu", mode="maximum")
+    for feature in ("erms", "fsrm"):
+        ET.SubElement(cpu, "feature", policy="disable", name=feature)
+
+
+def _devices(root: ET.Element, domain: Domain) -> None:
+    devices = ET.SubElement(root, "devices")
+    if domain.disk is not None:
+        disk = ET.SubElement(devices, "disk", type="file", device="disk")
+        # A lab's overlay need not outlive a crash of the host: flushes are not worth waiting for.
+        ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe", discard="unmap")
+        ET.SubElement(disk, "source", file=str(domain.disk))
+        ET.SubElement(disk, "target", dev="vda", bus="virtio")
+        _text(disk, "serial", "kztroot0")
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    serial = ET.SubElement(devices, "serial", type="file")
+    ET.SubElement(serial, "source", path=str(domain.console_log), append="off")
+    ET.SubElement(serial, "target", port="0")
+    balloon = ET.SubElement(devices, "memballoon", model="virtio")
+    ET.SubElement(balloon, "stats", period="1")
+    rng = ET.SubElement(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text
+
+
+def read_metadata(xml: str, *, uuid: str, state: str) -> tuple[Path, GuestState]:
+    """The kztlab a domain belongs to (its state folder) and the guest, from the metadata `xml`.
+
+    Raises `ValueError` if this is not what `domain_xml` wrote.
+    """
+    try:
+        element = ET.fromstring(xml)  # noqa: S314  -- from libvirt, with entities resolved
+        return Path(element.attrib["state"]), GuestState(
+            lab=element.attrib["lab"],
+            guest=element.attrib["guest"],
+            uuid=uuid,
+            state=state,
+            accelerator=element.attrib["accelerator"],
+            frontend=element.attrib["frontend"],
+            ssh_port=int(element.attrib["ssh_port"]),
+            console_log=Path(element.attrib["console_log"]),
+        )
+    except (ET.ParseError, KeyError) as error:
+        raise ValueError(f"not a guest's metadata: {error}") from error
