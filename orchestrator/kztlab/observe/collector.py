@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs samplers beside a lab."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from kztlab.observe.sampler import describe
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from kztlab.observe.run import RunDirectory
+    from kztlab.observe.sampler import Sampler
+    from kztlab.observe.samples import Recorder
+
+_GRACE = 2.0
+
+
+class Collector:
+    """Records samples into a run directory until it is stopped.
+
+    Samplers can be added at any time, as guests become ready. One that fails says so in its samples
+    and in `failures`, and never disturbs the run.
+    """
+
+    def __init__(self, run: RunDirectory, interval: float) -> None:
+        """`interval` is the time between two samples of a source, in seconds."""
+        self.failures: list[str] = []
+        self._run = run
+        self._interval = interval
+        self._stop = threading.Event()
+        self._running: list[tuple[threading.Thread, Recorder]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def add(self, sampler: Sampler) -> None:
+        """Starts a sampler."""
+        recorder = self._run.recorder(sampler.source)
+        thread = threading.Thread(
+            target=self._sample, args=(sampler, recorder), name=sampler.source, daemon=True
+        )
+        self._running.append((thread, recorder))
+        thread.start()
+
+    def stop(self) -> None:
+        """Ends all samplers, within 2 s: one that waits for a guest that is stuck is left behind,
+        and whatever it may still have to say is dropped."""
+        self._stop.set()
+        deadline = time.monotonic() + _GRACE
+        for thread, recorder in self._running:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            recorder.close()
+        self._running.clear()
+
+    def _sample(self, sampler: Sampler, recorder: Recorder) -> None:
+        try:
+            sampler.run(recorder, self._interval, self._stop)
+        except Exception as error:  # noqa: BLE001 -- watching must never end what is watched
+            self.failures.append(f"no more samples of {sampler.source}: {describe(error)}")

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Samples of a guest, sent by a small shell loop that runs in it.
+
+A guest under emulation and short of memory must not be disturbed by being watched: the loop costs
+one `grep` and one `sleep` per sample. (The shell's own `read` would fork less and cost more: it
+reads /proc byte by byte, some 5000 system calls a sample.) `grep` also picks the fields, so that
+little has to go through SSH, and names the file of each line.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from kztlab.observe.sampler import describe
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Iterator
+
+    from kztlab.observe.samples import Recorder, Sample
+
+_MEMINFO = (
+    *("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SwapCached", "AnonPages"),
+    *("SReclaimable", "Dirty", "Writeback", "SwapTotal", "SwapFree"),
+)
+    "MemTotal",
+    "MemFree",
+    "MemAvailable",
+    "Buffers",
+    "Cached",
+    "SwapCached",
+    "AnonPages",
+    "SReclaimable",
+    "Dirty",
+    "Writeback",
+    "SwapTotal",
+    "SwapFree",
+]
+_VMSTAT = (
+    *("pswpin", "pswpout", "pgmajfault", "pgscan_kswapd", "pgscan_direct"),
+    *("pgsteal_kswapd", "pgsteal_direct", "oom_kill"),
+)
+    "pswpin",
+    "pswpout",
+    "pgmajfault",
+    "pgscan_kswapd",
+    "pgscan_direct",
+    "pgsteal_kswapd",
+    "pgsteal_direct",
+    "oom_kill",
+]
+_PRESSURES = ("memory", "io", "cpu")
+
+_LINE = re.compile(r"(/[^:]+):\s*(.*)")
+_FIELD = re.compile(r"(\w+):?\s+([0-9]{1,19})(?: kB)?")
+_PRESSURE = re.compile(r"(some|full) .*\btotal=([0-9]{1,19})")
+_NUMBER = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,9})?")
+_MAX_LINES = 200
+_MAX_LINE = 400
+_RETRY = 1.0
+
+
+class GuestSampler:
+    """Samples one guest.
+
+    ``{"uptime", "meminfo": {...}, "vmstat": {...}, "pressure": {"memory": {"some", "full"}, ...},
+    "cgroup": {"current", "swap"}}``: bytes, the counters of /proc/vmstat, seconds. What the guest's
+    kernel does not have is missing.
+    """
+
+    def __init__(
+        self,
+        guest: str,
+        stream: Callable[[str], Iterator[str]],
+        *,
+        cgroup: str | None = None,
+    ) -> None:
+        """`stream` runs a command in the guest and yields the lines it prints; `cgroup` is the
+        folder of the control group that workloads run in."""
+        self.source = f"guest-{guest}"
+        self._stream = stream
+        self._cgroup = cgroup
+
+    def run(self, recorder: Recorder, interval: float, stop: threading.Event) -> None:
+        """Records until told to stop, connecting again when the stream breaks.
+
+        It notices `stop` with the next line from the guest; a guest that says nothing holds it up.
+        """
+        while not stop.is_set():
+            reason = "the guest ended the stream"
+            lines: Iterator[str] | None = None
+            try:
+                lines = self._stream(self._command(interval))
+                for sample in _samples(lines):
+                    if stop.is_set():
+                        return
+                    recorder.write(sample)
+            except Exception as error:  # noqa: BLE001 -- watching must never end what is watched
+                reason = describe(error)
+            finally:
+                close = getattr(lines, "close", None)
+                if close is not None:
+                    close()
+            recorder.gap(reason)
+            stop.wait(max(interval, _RETRY))
+
+    def _command(self, interval: float) -> str:
+        files = ["/proc/uptime", "/proc/meminfo", "/proc/vmstat"]
+        files += [f"/proc/pressure/{resource}" for resource in _PRESSURES]
+        if self._cgroup is not None:
+            files += [f"{self._cgroup}/memory.current", f"{self._cgroup}/memory.swap.current"]
+        fields = "|".join(
+            [f"({'|'.join(_MEMINFO)}):", f"({'|'.join(_VMSTAT)}) ", "some|full|[0-9]"]
+        )
+        grep = shlex.join(["grep", "-sHE", f"^({fields})", *files])
+        return f"while :; do {grep}; echo || exit; sleep {interval:g} || exit; done"
+
+
+def _samples(lines: Iterable[str]) -> Iterator[Sample]:
+    """The samples in what the loop prints. The guest may print anything: what is not understood is
+    skipped, and nothing grows without bound."""
+    block: list[str] = []
+    for line in lines:
+        text = line.strip()
+        if text:
+            if len(block) >= _MAX_LINES or len(text) > _MAX_LINE:
+                message = "the guest prints no samples"
+                raise ValueError(message)
+            block.append(text)
+        elif block:
+            if sample := _parse(block):
+                yield sample
+            block = []
+
+
+def _parse(block: list[str]) -> Sample:
+    sample: Sample = {}
+    for line in block:
+        named = _LINE.fullmatch(line)
+        if named is None:
+            continue
+        path, text = named.groups()
+        folder, _, name = path.rpartition("/")
+        if name in {"meminfo", "vmstat"} and (field := _FIELD.fullmatch(text)):
+            factor = 1024 if name == "meminfo" else 1
+            if field[1] in (_MEMINFO if name == "meminfo" else _VMSTAT):
+                sample.setdefault(name, {})[field[1]] = int(field[2]) * factor
+        elif folder == "/proc/pressure" and (stall := _PRESSURE.fullmatch(text)):
+            resource = sample.setdefault("pressure", {}).setdefault(name, {})
+            resource[stall[1]] = int(stall[2]) / 1e6
+        elif name == "uptime" and (number := _NUMBER.match(text)):
+            sample["uptime"] = float(number[0])
+        elif name in {"memory.current", "memory.swap.current"} and _NUMBER.fullmatch(text):
+            key = "current" if name == "memory.current" else "swap"
+            sample.setdefault("cgroup", {})[key] = int(float(text))
+    return sample
