@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from kztlab.observe.samples import Recorder, Sample
 
 _MEMINFO = (
-    *("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SwapCached", "AnonPages"),
-    *("SReclaimable", "Dirty", "Writeback", "SwapTotal", "SwapFree"),
-)
     "MemTotal",
     "MemFree",
     "MemAvailable",
@@ -37,11 +34,8 @@ _MEMINFO = (
     "Writeback",
     "SwapTotal",
     "SwapFree",
-]
-_VMSTAT = (
-    *("pswpin", "pswpout", "pgmajfault", "pgscan_kswapd", "pgscan_direct"),
-    *("pgsteal_kswapd", "pgsteal_direct", "oom_kill"),
 )
+_VMSTAT = (
     "pswpin",
     "pswpout",
     "pgmajfault",
@@ -50,7 +44,7 @@ _VMSTAT = (
     "pgsteal_kswapd",
     "pgsteal_direct",
     "oom_kill",
-]
+)
 _PRESSURES = ("memory", "io", "cpu")
 
 _LINE = re.compile(r"(/[^:]+):\s*(.*)")
