@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line of kztmemd."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kztmem.errors import BadInput
+from kztmem.settings import Settings, check_codec, check_name, check_swap
+from kztmem.units import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_DESCRIPTION = "Holds the swapped-out pages of this host's guests, compressed, in shared memory."
+
+_EPILOG = """\
+Guests reach it through DIR/clients/NAME/nbd.sock, an NBD export each; tools through DIR/api.sock
+(HTTP: /v1/status, /v1/clients, /metrics, /openapi.json). Killed or stopped, it finds all pages
+again when it is started with the same DIR; what --client made is remembered there as well.
+
+Sizes are bytes or have a binary unit: 512MiB, 1GiB.
+
+Exit codes: 0 stopped by SIGTERM (or, with --detach, serving), 2 bad input,
+4 this host cannot do it, 130 interrupted.
+
+examples:
+  kztmemd --state ~/store --memory 512MiB --client a:1GiB
+  kztmemd --state ~/store --memory 512MiB --client a:1GiB --detach
+  kztmemd --state ~/store --remove
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """One run of the command."""
+
+    settings: Settings
+    detach: bool
+    remove: bool
+
+
+def parse(argv: Sequence[str]) -> Invocation:
+    """Understands the command line and the configuration file it may name.
+
+    Raises `BadInput`; exits by itself for --help and for words argparse does not know.
+    """
+    args = _parser().parse_args(argv)
+    state = _absolute(args.state)
+    sockets: Path | None = args.sockets
+    memory: int | None = None
+    codec: str | None = None
+    user: str | None = None
+    clients: dict[str, int] = {}
+    if args.config is not None:
+        # Pydantic takes a while to load, so only those who have a file wait for it.
+        from kztmem.config import load  # noqa: PLC0415
+
+        file = load(args.config)
+        memory, codec, user, clients = file.memory, file.codec, file.user, file.swap_sizes()
+        sockets = sockets or file.sockets
+    if args.memory is not None:
+        memory = parse_size(args.memory, key="--memory")
+    if args.codec is not None:
+        codec = check_codec(args.codec, key="--codec")
+    settings = Settings(
+        state=state,
+        sockets=state if sockets is None else _absolute(sockets),
+        memory=memory,
+        codec=codec,
+        user=args.user or user,
+        clients=clients | _clients(args.client),
+    )
+    return Invocation(settings=settings, detach=args.detach, remove=args.remove)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kztmemd",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--state",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="state directory: lock, clients, sockets, log; made if missing, mode 0700",
+    )
+    add(
+        "--memory",
+        metavar="SIZE",
+        help="limit of the arena in /dev/shm, pages and index together; needed the first time",
+    )
+    add(
+        "--codec",
+        metavar="CODEC",
+        help="lzo (the default), lz4, zstd:LEVEL or none; pages already held keep theirs",
+    )
+    add(
+        "--client",
+        action="append",
+        default=[],
+        metavar="NAME:SIZE",
+        help="make this client with a swap device of SIZE unless it exists; may be repeated",
+    )
+    add("--sockets", type=Path, metavar="DIR", help="where sockets go instead: a short path")
+    add("--config", type=Path, metavar="FILE", help="settings in TOML; options win over them")
+    add(
+        "--user",
+        metavar="USER",
+        help="when started as root: the user to serve as (default kztlab, if there is one)",
+    )
+    add(
+        "--detach",
+        action="store_true",
+        help="return once it serves; a supervisor restarts it should it die",
+    )
+    add(
+        "--remove",
+        action="store_true",
+        help="throw all pages away: remove arena and sockets of a stopped daemon",
+    )
+    add("--version", action=_Version)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: list[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from kztmem.version import version  # noqa: PLC0415
+
+        print(f"kztmemd {version()}")
+        parser.exit()
+
+
+def _clients(options: Iterable[str]) -> dict[str, int]:
+    clients: dict[str, int] = {}
+    for option in options:
+        name, colon, size = option.partition(":")
+        if not colon:
+            raise BadInput(f"{option!r} has no size", key="--client", hint="write NAME:SIZE")
+        check_name(name, key="--client")
+        swap = check_swap(size, key="--client")
+        if clients.setdefault(name, swap) != swap:
+            raise BadInput(f"{name!r} is given twice with different sizes", key="--client")
+    return clients
+
+
+def _absolute(path: Path) -> Path:
+    """The same directory by its only name: the arena's name is a hash of it."""
+    return path.expanduser().resolve()

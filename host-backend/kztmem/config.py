@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration file: TOML, the same settings as the options.
+
+memory = "512MiB"
+codec = "lzo"
+
+[clients.a]
+swap = "1GiB"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
+
+from kztmem.errors import BadInput
+from kztmem.settings import check_codec, check_name, check_swap
+from kztmem.units import parse_size
+from kztmem.validation import Strict, checked, problems
+
+
+def _memory(size: str | int) -> int:
+    return parse_size(size, key="memory")
+
+
+def _codec(name: str) -> str:
+    return check_codec(name, key="codec")
+
+
+def _swap(size: str | int) -> int:
+    return check_swap(size, key="swap")
+
+
+def _name(name: str) -> str:
+    return check_name(name, key="name")
+
+
+Memory = Annotated[int, BeforeValidator(checked(_memory, str, int))]
+Codec = Annotated[str, BeforeValidator(checked(_codec, str))]
+Swap = Annotated[
+    int,
+    BeforeValidator(checked(_swap, str, int)),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}, mode="validation"),
+]
+Name = Annotated[str, BeforeValidator(checked(_name, str))]
+
+
+class ClientConfig(Strict):
+    """One client that must exist."""
+
+    swap: Swap = Field(description="Size of its swap device.")
+
+
+class Config(Strict):
+    """The file's content; None where it says nothing."""
+
+    memory: Memory | None = Field(None, description="Limit of the arena, pages and index together.")
+    codec: Codec | None = Field(None, description="lzo, lz4, zstd:LEVEL or none.")
+    sockets: Path | None = Field(None, description="Directory of the sockets.")
+    user: str | None = Field(None, description="When started as root: the user to serve as.")
+    clients: dict[Name, ClientConfig] = Field(default_factory=dict, description="Clients by name.")
+
+    def swap_sizes(self) -> dict[str, int]:
+        """Swap size in bytes of each client."""
+        return {name: client.swap for name, client in self.clients.items()}
+
+
+def load(path: Path) -> Config:
+    """Reads a configuration file; raises `BadInput` that names file, keys and remedies."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}", key="--config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not TOML: {error}", key="--config") from error
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        lines = "\n".join(f"{path}: {problem}" for problem in problems(error, Config))
+        raise BadInput(lines) from error

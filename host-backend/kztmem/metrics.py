@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's figures for Prometheus, in tmem's words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from kztmem.schemas import Arena, Client, Counters, Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kztmem.service import Service
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+_GAUGES: Final = (
+    "swap_bytes",
+    "connections",
+    "stored_pages",
+    "stored_bytes",
+    "same_filled_pages",
+    "raw_pages",
+)
+_QUANTILES: Final = {"p50_us": "0.5", "p99_us": "0.99", "p999_us": "0.999"}
+
+
+def render(service: Service) -> bytes:
+    """All metrics as text, taken now."""
+    registry = CollectorRegistry()
+    registry.register(_Figures(service))
+    return generate_latest(registry)
+
+
+class _Figures(Collector):
+    """Takes the figures from the core; names and help texts are those of the API's models."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._service.status()
+        info = {"version": status["version"], "codec": status["codec"]}
+        yield InfoMetricFamily("kztmem", "The daemon.", info)
+        yield GaugeMetricFamily(
+            "kztmem_uptime_seconds", "Time since it started.", status["uptime_seconds"]
+        )
+        for name in (
+            "limit_bytes",
+            "allocated_bytes",
+            "data_bytes",
+            "meta_bytes",
+            "fragmentation_bytes",
+            "pages",
+        ):
+            text = Arena.model_fields[name].description or "Pages held."
+            yield GaugeMetricFamily(f"kztmem_arena_{name}", text, status["arena"][name])
+        for name in ("pages", "seconds", "losses"):
+            text = Recovery.model_fields[name].description or "Of the last recovery."
+            yield GaugeMetricFamily(f"kztmem_recovery_{name}", text, status["recovery"][name])
+        yield from _clients(status["clients"])
+
+
+def _clients(clients: list[dict[str, object]]) -> Iterator[Metric]:
+    for name in _GAUGES:
+        text = Client.model_fields[name].description or name.replace("_", " ").capitalize()
+        gauge = GaugeMetricFamily(f"kztmem_{name}", text, labels=["client"])
+        for client in clients:
+            gauge.add_metric([client["name"]], client[name])
+        yield gauge
+    for name, field in Counters.model_fields.items():
+        counter = CounterMetricFamily(f"kztmem_{name}", field.description or "", labels=["client"])
+        for client in clients:
+            counter.add_metric([client["name"]], client["counters"][name])
+        yield counter
+    latency = Metric(
+        "kztmem_latency_seconds", "Time from a request's arrival to its answer.", "summary"
+    )
+    for client in clients:
+        for operation, figures in client["latency"].items():
+            labels = {"client": client["name"], "op": operation}
+            for key, quantile in _QUANTILES.items():
+                if figures[key] is not None:
+                    seconds = figures[key] / 1e6
+                    latency.add_sample(latency.name, {**labels, "quantile": quantile}, seconds)
+            latency.add_sample(f"{latency.name}_count", labels, figures["count"])
+    yield latency

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The clients: which exist, where their sockets are, and how both last.
+
+A client is in clients.json exactly if its creation was acknowledged and its removal was not. The
+file is written before a removal and after a creation, so a daemon that dies in between leaves at
+most a pool without a client behind; the next start throws such pools away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from kztmem._core import StoreError
+from kztmem.errors import BadInput, Conflict, HostUnable, NotFound
+from kztmem.settings import check_socket_path
+from kztmem.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from kztmem._core import Server
+    from kztmem.statedir import StateDir
+
+_log = logging.getLogger(__name__)
+
+
+class Registry:
+    """The clients of one server. Methods may be called from any thread."""
+
+    def __init__(self, server: Server, state: StateDir, sockets: Path) -> None:
+        self._server = server
+        self._state = state
+        self._folder = sockets / "clients"
+        self._clients: dict[str, int] = {}
+        self._changing = threading.Lock()
+
+    def recover(self, wanted: Mapping[str, int]) -> None:
+        """Brings the clients of the state directory back and makes those of `wanted`.
+
+        Raises `BadInput` if a wanted client exists with another size, `HostUnable` if the list of
+        clients is gone while their pages are there.
+        """
+        remembered = self._state.clients()
+        clients = _merge(remembered or {}, wanted)
+        orphans = [name for name in self._server.pools() if name not in clients]
+        if orphans and remembered is None:
+            raise HostUnable(
+                f"clients.json is missing, but there are pages of {', '.join(orphans)}",
+                key="--state",
+                hint="restore it, name each of them by --client NAME:SIZE, or use --remove",
+            )
+        for name, swap in clients.items():
+            self._open(name, swap)
+        if clients != remembered:
+            self._state.write_clients(clients)
+        for name in orphans:
+            _log.warning("the pool of %s, a client that was being removed, is thrown away", name)
+            self._server.remove_client(name)
+        self._clients = clients
+
+    def names(self) -> list[str]:
+        """All clients, in the order in which they were made."""
+        return list(self._clients)
+
+    def swap(self, name: str) -> int:
+        """Size of a client's swap device in bytes; raises `NotFound`."""
+        try:
+            return self._clients[name]
+        except KeyError:
+            raise NotFound(f"there is no client {name!r}", key="name") from None
+
+    def nbd(self, name: str) -> Path:
+        """Path of a client's NBD socket."""
+        return self._folder / name / "nbd.sock"
+
+    def add(self, name: str, swap: int) -> bool:
+        """Makes a client that serves and lasts; False if it is there already.
+
+        Raises `Conflict` if it has another size, `HostUnable` if it cannot be written down.
+        """
+        with self._changing:
+            known = self._clients.get(name)
+            if known is not None:
+                self.check_same(name, swap)
+                return False
+            self._open(name, swap)
+            try:
+                self._state.write_clients(self._clients | {name: swap})
+            except HostUnable:
+                self._close(name)
+                raise
+            self._clients = self._clients | {name: swap}
+            _log.info("client %s: made, swap of %s", name, format_size(swap))
+            return True
+
+    def check_same(self, name: str, swap: int) -> None:
+        """Raises `Conflict` unless a client has this size, which never changes."""
+        known = self.swap(name)
+        if known != swap:
+            raise _other_size(name, known, swap)
+
+    def remove(self, name: str) -> None:
+        """Closes a client's connections, throws its pages away and forgets it.
+
+        Raises `NotFound`, and `HostUnable` if that cannot be written down: then it goes on.
+        """
+        with self._changing:
+            self.swap(name)
+            rest = {other: swap for other, swap in self._clients.items() if other != name}
+            self._state.write_clients(rest)
+            self._clients = rest
+            self._close(name)
+            _log.info("client %s: removed", name)
+
+    def _open(self, name: str, swap: int) -> None:
+        nbd = check_socket_path(self.nbd(name), key=name)
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            nbd.parent.mkdir(mode=0o700, exist_ok=True)
+            self._server.add_client(name, swap, str(nbd))
+        except (OSError, StoreError) as error:
+            raise HostUnable(f"cannot serve it: {error}", key=name) from error
+
+    def _close(self, name: str) -> None:
+        self._server.remove_client(name)
+        with contextlib.suppress(OSError):
+            self.nbd(name).parent.rmdir()
+
+
+def _merge(remembered: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
+    for name, swap in wanted.items():
+        known = remembered.get(name, swap)
+        if known != swap:
+            error = _other_size(name, known, swap)
+            raise BadInput(error.message, key=f"--client {name}", hint=error.hint)
+    return {**remembered, **wanted}
+
+
+def _other_size(name: str, known: int, swap: int) -> Conflict:
+    return Conflict(
+        f"client {name!r} exists with a swap of {format_size(known)}, not {format_size(swap)}",
+        key="swap",
+        hint=f"ask for {format_size(known)}, or remove the client and its pages first",
+    )

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`kztmemd --remove`: what a stopped daemon left outside its state directory, and its sockets."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+from kztmem import host
+from kztmem.errors import BadInput, HostUnable
+from kztmem.privileges import User, become
+from kztmem.statedir import StateDir
+
+
+def remove(path: Path) -> None:
+    """Removes arena and sockets; clients and settings stay. Does nothing if all is gone already.
+
+    Raises `HostUnable` while a daemon serves, `BadInput` for a directory of something else. As root
+    it acts as the directory's owner: files of that user never make root remove something else.
+    """
+    if not path.exists():
+        return
+    if not (path / "lock").exists():
+        raise BadInput(f"{path} is not a state directory of kztmemd", key="--state")
+    become(User.of(path))
+    with contextlib.closing(StateDir(path)) as state:
+        for arena in host.arenas_of(path):
+            _unlink(arena)
+        try:
+            record = state.record()
+        except HostUnable:
+            record = None  # damaged, and perhaps the reason to remove everything
+        _remove_sockets(path if record is None else Path(record.sockets))
+        if record is not None:
+            state.write_record(replace(record, arena=None))
+
+
+def _remove_sockets(folder: Path) -> None:
+    _unlink(folder / "api.sock")
+    clients = folder / "clients"
+    if not clients.is_dir():
+        return
+    for client in clients.iterdir():
+        _unlink(client / "nbd.sock")
+        _rmdir(client)
+    _rmdir(clients)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostUnable(f"cannot remove {path}: {error.strerror}") from error
+
+
+def _rmdir(path: Path) -> None:
+    with contextlib.suppress(OSError):  # something else is in it, and stays
+        path.rmdir()

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The HTTP API's bodies. The OpenAPI document is made from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
+
+from kztmem.config import Name, Swap
+from kztmem.validation import Strict
+
+
+class ClientRequest(Strict):
+    """A client to be made."""
+
+    name: Name = Field(description="`[a-z][a-z0-9-]{0,30}`", examples=["web-1"])
+    swap: Swap = Field(
+        description="Size of its swap device: bytes, or text with a binary unit; whole pages.",
+        examples=["1GiB", 1 << 30],
+    )
+
+
+class ClientChange(Strict):
+    """What a client should be like."""
+
+    swap: Swap = Field(description="Must be the size it has: a swap device never changes its.")
+
+
+class _Answer(BaseModel):
+    """Base of what the daemon says: a field that is not described here is a bug."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Counters(_Answer):
+    """Pages since the pool was made, in tmem's words; they survive restarts."""
+
+    puts: int = Field(description="Pages stored.")
+    gets: int = Field(description="Pages asked for.")
+    get_hits: int = Field(description="Pages asked for that were there.")
+    flushes: int = Field(description="Pages to be forgotten, there or not.")
+    flush_found: int = Field(description="Pages forgotten that were there.")
+    failed_puts: int = Field(description="Pages refused for lack of memory.")
+    crc_errors: int = Field(description="Pages that came back damaged: an alarm.")
+
+
+class Latency(_Answer):
+    """Time from a request's arrival to its answer, inside the daemon, since it started."""
+
+    count: int
+    p50_us: float | None
+    p99_us: float | None
+    p999_us: float | None
+
+
+class Latencies(_Answer):
+    """By operation."""
+
+    put: Latency
+    get: Latency
+    flush: Latency
+
+
+class Client(_Answer):
+    """A client as it is now."""
+
+    name: str
+    swap_bytes: int
+    nbd: str = Field(description="Path of its NBD socket; exports `` and `swap`.")
+    connections: int
+    stored_pages: int
+    stored_bytes: int = Field(description="Compressed, with the headers of the blocks.")
+    same_filled_pages: int = Field(description="Of the stored: one word repeated, no bytes held.")
+    raw_pages: int = Field(description="Of the stored: did not shrink, kept as they are.")
+    counters: Counters
+    latency: Latencies
+
+
+class Clients(_Answer):
+    """All clients."""
+
+    clients: list[Client]
+
+
+class Arena(_Answer):
+    """The shared memory that holds everything."""
+
+    path: str
+    limit_bytes: int
+    allocated_bytes: int = Field(description="Blocks of the file; never more than the limit.")
+    data_bytes: int = Field(description="Compressed pages with the headers of their blocks.")
+    meta_bytes: int = Field(description="Index and headers.")
+    fragmentation_bytes: int = Field(description="Allocated and neither data nor meta.")
+    pages: int
+
+
+class Recovery(_Answer):
+    """What the daemon found when it started."""
+
+    reason: str = Field(description="new, recovered, reboot, or lost: the arena was gone.")
+    pages: int
+    seconds: float
+    dropped: int = Field(description="Half-made blocks that nobody had been promised.")
+    losses: int = Field(description="How often the arena of this state directory was gone.")
+
+
+class Status(_Answer):
+    """The daemon as it is now."""
+
+    version: str
+    pid: int
+    supervisor_pid: int | None = Field(description="None: nobody restarts this daemon.")
+    user: str
+    uptime_seconds: float
+    codec: str
+    arena: Arena
+    recovery: Recovery
+    warnings: list[str]
+    clients: list[Client]
+
+
+class Error(_Answer):
+    """Why not."""
+
+    error: str
+    key: str | None = Field(description="What it is about.")
+    hint: str | None = Field(description="What to do about it.")
+
+
+def schemas() -> dict[str, Any]:
+    """JSON schemas of all bodies by name, with references as OpenAPI wants them."""
+    models: list[tuple[type[BaseModel], Any]] = [
+        (ClientRequest, "validation"),
+        (ClientChange, "validation"),
+        (Client, "serialization"),
+        (Clients, "serialization"),
+        (Status, "serialization"),
+        (Error, "serialization"),
+    ]
+    _, document = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    definitions: dict[str, Any] = document["$defs"]
+    return definitions

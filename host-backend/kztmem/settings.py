@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a daemon is started with, however it was said: options, file or the state directory.
+
+Standard library only: a restarted daemon serves pages before it loads anything bigger.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from kztmem.errors import BadInput
+from kztmem.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE_SIZE: Final = 4096
+MAX_SWAP: Final = PAGE_SIZE << 32
+"""Page numbers have 32 bits."""
+
+DEFAULT_CODEC: Final = "lzo"
+DEFAULT_USER: Final = "kztlab"
+SOCKET_PATH_MAX: Final = 107
+"""Bytes of a unix socket's path: sun_path has 108, one is the terminator."""
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
+_CODEC = re.compile(r"none|lzo|lz4|zstd:(?:[1-9]|1[0-9]|2[0-2])", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the operator asked for; None where nothing was said."""
+
+    state: Path
+    sockets: Path
+    memory: int | None = None
+    codec: str | None = None
+    user: str | None = None
+    clients: dict[str, int] = field(default_factory=dict)
+    """Swap size in bytes of each client that must exist once the daemon serves."""
+
+
+def check_name(name: str, *, key: str) -> str:
+    """Returns the name of a client or raises `BadInput`."""
+    if _NAME.fullmatch(name) is None:
+        raise BadInput(
+            f"{name!r} is not a client's name",
+            key=key,
+            hint="use 1 to 31 characters of a-z, 0-9 and '-', the first a letter",
+        )
+    return name
+
+
+def check_swap(size: str | int, *, key: str) -> int:
+    """Returns the size of a swap device in bytes or raises `BadInput`."""
+    swap = parse_size(size, key=key)
+    if swap % PAGE_SIZE:
+        up = (swap // PAGE_SIZE + 1) * PAGE_SIZE
+        raise BadInput(
+            f"{swap} bytes are not whole pages of {PAGE_SIZE} bytes",
+            key=key,
+            hint=f"the next size up is {up}",
+        )
+    if swap > MAX_SWAP:
+        raise BadInput(
+            f"{format_size(swap)} is more than a swap device may have",
+            key=key,
+            hint=f"at most {format_size(MAX_SWAP)}",
+        )
+    return swap
+
+
+def check_codec(codec: str, *, key: str) -> str:
+    """Returns the name of a codec or raises `BadInput`."""
+    if _CODEC.fullmatch(codec) is None:
+        hint = "one of lzo, lz4, zstd:LEVEL (1 to 22) and none"
+        raise BadInput(f"unknown codec {codec!r}", key=key, hint=hint)
+    return codec
+
+
+def check_socket_path(path: Path, *, key: str) -> Path:
+    """Returns the path of a unix socket or raises `BadInput` when the kernel would refuse it."""
+    length = len(bytes(path))
+    if length > SOCKET_PATH_MAX:
+        raise BadInput(
+            f"the socket's path {path} has {length} bytes, {SOCKET_PATH_MAX} are possible",
+            key=key,
+            hint="put sockets into a folder with a shorter name by --sockets DIR",
+        )
+    return path
