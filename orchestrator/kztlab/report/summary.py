@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a run came to: summary.json, and the JSON object at the end of ``up --json``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kztlab.report.series import Series, Window, extract
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kztlab.observe import RunDirectory, Sample
+    from kztlab.spec import Guest
+
+PAGE = 4096
+
+
+class Result(BaseModel):
+    """A part of the summary."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorkloadResult(Result):
+    """One workload on one guest."""
+
+    name: str
+    ok: bool
+    seconds: float = Field(description="Its own time, without the wait for its start.")
+    bad_pages: int | None = Field(default=None, description="Pages that verified wrong.")
+    pages: int | None = Field(default=None, description="Pages it filled.")
+    started: float = Field(description="On the host's monotonic clock, seconds.")
+    ended: float = Field(description="On the host's monotonic clock, seconds.")
+    failure: str | None = Field(default=None, description="Why it counts as failed.")
+    output: str = Field(default="", description="The end of what it printed.")
+
+
+class Ran(Result):
+    """A guest that took part, as whoever ran the lab saw it."""
+
+    guest: str
+    client: str | None = Field(default=None, description="Its name in the store, if it has one.")
+    workloads: list[WorkloadResult] = []
+
+
+class RunError(Result):
+    """Something that went wrong beyond any one workload."""
+
+    message: str
+    guest: str | None = None
+
+
+class Traffic(Result):
+    """Pages one way between a guest and its swap, counted at both ends in the same window."""
+
+    guest: int | None = Field(description="By the guest: pswpout or pswpin.")
+    store: int | None = Field(description="By the store: pages put or got.")
+
+    @property
+    def agreement(self) -> float | None:
+        """The store's count over the guest's: 1 when both agree."""
+        if self.store is None or not self.guest:
+            return None
+        return self.store / self.guest
+
+
+class GuestResult(Result):
+    """One guest."""
+
+    name: str
+    group: str
+    frontend: str
+    client: str | None
+    memory_bytes: int
+    swap_bytes: int
+    swapped_out_pages: int | None
+    swapped_in_pages: int | None
+    stored_pages: int | None = Field(description="Most pages held in the store at once.")
+    stored_bytes: int | None = Field(description="Most memory they took in the store.")
+    ratio: float | None = Field(description="Compression ratio when most pages were stored.")
+    load_pages: int = Field(description="Pages its workloads filled.")
+    out: Traffic
+    into: Traffic
+    workloads: list[WorkloadResult]
+
+
+class HostResult(Result):
+    """The machine it ran on."""
+
+    kernel: str
+    machine: str
+    cpus: int | None
+    memory_bytes: int | None
+
+
+class Summary(Result):
+    """The whole run."""
+
+    lab: str
+    run: str = Field(description="The run directory.")
+    report: str = Field(description="The HTML report.")
+    accel: str
+    started: datetime
+    origin: float = Field(description="The start on the host's monotonic clock, seconds.")
+    seconds: float
+    versions: dict[str, str] = Field(description="Of the programs that took part.")
+    host: HostResult
+    guests: list[GuestResult]
+    store: dict[str, Any] | None = Field(description="The store's last status.")
+    errors: list[RunError] = []
+    warnings: list[str] = []
+
+    @property
+    def ok(self) -> bool:
+        """Nothing went wrong."""
+        workloads = [workload for guest in self.guests for workload in guest.workloads]
+        return not self.errors and all(workload.ok for workload in workloads)
+
+    def brief(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        traffic = ("swapped_out_pages", "swapped_in_pages", "stored_pages", "stored_bytes")
+        result = ("name", "ok", "seconds", "bad_pages")
+        return self.model_dump(mode="json", include={"lab", "run", "report", "accel"}) | {
+            "guests": [
+                guest.model_dump(mode="json", include={"name", "frontend", *traffic})
+                | {
+                    "workloads": [
+                        workload.model_dump(mode="json", include=set(result))
+                        for workload in guest.workloads
+                    ]
+                }
+                for guest in self.guests
+            ]
+        }
+
+
+def summarize(
+    run: RunDirectory,
+    *,
+    accel: str,
+    started: datetime,
+    origin: float,
+    ended: float,
+    ran: Sequence[Ran],
+    versions: dict[str, str],
+    errors: Sequence[RunError] = (),
+    warnings: Sequence[str] = (),
+) -> Summary:
+    """Puts results and samples together and writes summary.json.
+
+    `origin` and `ended` are the run's start and end on the monotonic clock. To count traffic in
+    full, samples must go on for one interval after the last workload.
+    """
+    cluster = run.cluster()
+    store = run.samples("store")
+    reports = {each.guest: each for each in ran}
+    interval = cluster.collect.interval
+    summary = Summary(
+        lab=cluster.lab,
+        run=str(run.path),
+        report=str(run.report),
+        accel=accel,
+        started=started,
+        origin=origin,
+        seconds=round(ended - origin, 3),
+        versions=versions,
+        host=_host(run.samples("host")),
+        guests=[
+            _guest(guest, reports.get(guest.name) or Ran(guest=guest.name), run, store, interval)
+            for guest in cluster.expanded()
+        ],
+        store=next((sample["status"] for sample in reversed(store) if "status" in sample), None),
+        errors=list(errors),
+        warnings=list(warnings),
+    )
+    run.write(run.summary.name, summary.model_dump_json(indent=2) + "\n")
+    return summary
+
+
+def client_series(store: Sequence[Sample], client: str, key: str, interval: float) -> Series:
+    """A figure of one client over time: ``stored_pages`` and such, or one of its ``counters``."""
+
+    def value(sample: Sample) -> float:
+        clients = sample["status"]["clients"]
+        found: dict[str, Any] = next((each for each in clients if each["name"] == client), {})
+        return float(found[key] if key in found else found["counters"][key])
+
+    return extract(store, value, interval)
+
+
+def vmstat_series(samples: Sequence[Sample], key: str, interval: float) -> Series:
+    """A counter of a guest's /proc/vmstat over time."""
+    return extract(samples, lambda sample: float(sample["vmstat"][key]), interval)
+
+
+def _guest(
+    guest: Guest, ran: Ran, run: RunDirectory, store: Sequence[Sample], interval: float
+) -> GuestResult:
+    samples = run.samples(f"guest-{guest.name}")
+    windows: list[Window] = [(each.started, each.ended) for each in ran.workloads]
+    if not windows and samples:  # a guest without workloads: all of the time it was watched
+        windows = [(samples[0]["mono"], samples[-1]["mono"])]
+    traffic = {}
+    for ours, theirs in (("pswpout", "puts"), ("pswpin", "gets")):
+        swapped = vmstat_series(samples, ours, interval) if guest.spec.swap_size else Series([], [])
+        counted = (
+            client_series(store, ran.client, theirs, interval) if ran.client else Series([], [])
+        )
+        traffic[ours] = Traffic(
+            guest=_whole(swapped.increase(windows)), store=_whole(counted.increase(windows))
+        )
+    pages, size, ratio = _stored(store, ran.client, interval)
+    return GuestResult(
+        name=guest.name,
+        group=guest.group,
+        frontend=guest.spec.frontend,
+        client=ran.client,
+        memory_bytes=guest.spec.memory,
+        swap_bytes=guest.spec.swap_size,
+        swapped_out_pages=traffic["pswpout"].guest,
+        swapped_in_pages=traffic["pswpin"].guest,
+        stored_pages=pages,
+        stored_bytes=size,
+        ratio=ratio,
+        load_pages=sum(workload.pages or 0 for workload in ran.workloads),
+        out=traffic["pswpout"],
+        into=traffic["pswpin"],
+        workloads=ran.workloads,
+    )
+
+
+def _stored(
+    store: Sequence[Sample], client: str | None, interval: float
+) -> tuple[int | None, int | None, float | None]:
+    """The most pages and bytes a client had in the store, and the ratio at the most pages."""
+    if client is None:
+        return None, None, None
+    pages = client_series(store, client, "stored_pages", interval)
+    size = client_series(store, client, "stored_bytes", interval)
+    most = max(
+        (
+            (held, held * PAGE / taken)
+            for held, taken in zip(pages.values, size.values, strict=True)
+            if held is not None and taken
+        ),
+        default=None,
+    )
+    ratio = None if most is None else round(most[1], 3)
+    return _whole(pages.peak()), _whole(size.peak()), ratio
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _host(samples: Sequence[Sample]) -> HostResult:
+    facts = platform.uname()
+    memory = next((sample["memory"]["total"] for sample in samples if "memory" in sample), None)
+    return HostResult(
+        kernel=f"{facts.system} {facts.release}",
+        machine=facts.machine,
+        cpus=os.cpu_count(),
+        memory_bytes=memory,
+    )
