@@ -11,6 +11,7 @@ with Hypervisor.connect(places) as hypervisor:
 
 from kztlab.hypervisor.connection import Hypervisor
 from kztlab.hypervisor.model import (
+    SWAP_SERIAL,
     AcceleratorKind,
     Departure,
     DiskSwap,
@@ -20,6 +21,7 @@ from kztlab.hypervisor.model import (
 )
 
 __all__ = [
+    "SWAP_SERIAL",
     "AcceleratorKind",
     "Departure",
     "DiskSwap",

@@ -13,8 +13,7 @@ import libvirt
 import libvirt_qemu
 
 from kztlab.errors import BadInput, HostUnable
-from kztlab.guest import console
-from kztlab.hypervisor import session
+from kztlab.hypervisor import console, session
 from kztlab.hypervisor.events import StopWatch, ensure_loop
 from kztlab.hypervisor.failure import is_port_taken, start_failure, translated
 from kztlab.hypervisor.model import Departure, Domain, GuestState, NbdSwap

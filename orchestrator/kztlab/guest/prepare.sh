@@ -1,0 +1,134 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Makes a Linux guest ready for workloads, or does nothing where it is so already. Run as root.
+#
+#   prepare.sh swap FRONTEND SERIAL BYTES   swap on, by frontend nbd, disk, zram or none
+#   prepare.sh cgroup GROUP BYTES HEADROOM  GROUP limited to BYTES; 0: the guest's memory less its
+#                                           reserve for atomic allocations and HEADROOM
+#
+# Prints facts as KEY=VALUE lines. Runs in any POSIX shell (dash, bash, busybox).
+set -eu
+
+# Writing a page to a device takes memory, at the very moment that there is none.
+MIN_FREE_KIB=4096
+
+fail() {
+    echo "$*" >&2
+    exit 1
+}
+
+# Waits, 5 s at most, until a command succeeds: devices show up a moment after their driver.
+wait_for() {
+    tries=0
+    until "$@"; do
+        [ $((tries += 1)) -le 50 ] || return 1
+        sleep 0.1
+    done
+}
+
+# Sets DEVICE to the block device with a serial number.
+find_device() {
+    for file in /sys/block/*/serial; do
+        if [ -r "$file" ] && [ "$(cat "$file")" = "$1" ]; then
+            DEVICE=${file%/serial}
+            DEVICE=/dev/${DEVICE##*/}
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Memory that a guest compresses or swaps elsewhere by itself would not be measured.
+only_this_swap() {
+    zswap=/sys/module/zswap/parameters/enabled
+    [ ! -e $zswap ] || echo N >$zswap
+    while read -r device _; do
+        case $device in
+            Filename | "$1") ;;
+            *) swapoff "$device" || fail "cannot switch the guest's own swap on $device off" ;;
+        esac
+    done </proc/swaps
+}
+
+is_on() {
+    while read -r device _; do
+        [ "$device" != "$1" ] || return 0
+    done </proc/swaps
+    return 1
+}
+
+swap_on() {
+    is_on "$1" && return
+    mkswap "$1" >/dev/null || fail "mkswap $1 failed"
+    shift_device=$1
+    shift
+    swapon "$@" "$shift_device" || fail "swapon $* $shift_device failed"
+}
+
+swap_device() {
+    modprobe -q virtio_blk 2>/dev/null || :
+    wait_for find_device "$1" || fail "no disk with the serial number $1: is virtio_blk missing?"
+    # Without discards the store would keep pages that the guest has long freed.
+    case $(swapon --version 2>/dev/null) in
+        *util-linux*) ;;
+        *) fail "swapon is not util-linux's, which alone knows --discard" ;;
+    esac
+    only_this_swap "$DEVICE"
+    swap_on "$DEVICE" --discard=pages
+}
+
+swap_zram() {
+    DEVICE=/dev/zram0
+    if ! is_on $DEVICE; then
+        modprobe zram 2>/dev/null || :
+        wait_for test -b $DEVICE || fail "no $DEVICE: the kernel has no zram"
+        echo 1 >/sys/block/zram0/reset
+        # Kernels may be built without it; the algorithm used is among the facts.
+        echo lzo-rle 2>/dev/null >/sys/block/zram0/comp_algorithm || :
+        echo "$1" >/sys/block/zram0/disksize
+    fi
+    only_this_swap $DEVICE
+    swap_on $DEVICE
+    algorithm=$(cat /sys/block/zram0/comp_algorithm)
+    algorithm=${algorithm#*\[}
+    echo "algorithm=${algorithm%%\]*}"
+}
+
+swap() {
+    [ "$(id -u)" = 0 ] || fail "not root in the guest"
+    DEVICE=
+    case $1 in
+        nbd | disk) swap_device "$2" ;;
+        zram) swap_zram "$3" ;;
+        none) only_this_swap "" ;;
+        *) fail "unknown frontend $1" ;;
+    esac
+    if [ -n "$DEVICE" ]; then
+        while read -r device _ kib _; do
+            [ "$device" != "$DEVICE" ] || echo "swap_bytes=$((kib * 1024))"
+        done </proc/swaps
+    fi
+    [ "$(cat /proc/sys/vm/min_free_kbytes)" -ge $MIN_FREE_KIB ] ||
+        echo $MIN_FREE_KIB >/proc/sys/vm/min_free_kbytes
+    echo "device=$DEVICE"
+}
+
+cgroup() {
+    root=/sys/fs/cgroup
+    if [ ! -e $root/cgroup.controllers ]; then
+        mount -t cgroup2 cgroup2 $root || fail "cannot mount cgroup v2 on $root"
+    fi
+    echo +memory >$root/cgroup.subtree_control || fail "the kernel has no memory cgroup (v2)"
+    mkdir -p "$1"
+    bytes=$2
+    if [ "$bytes" = 0 ]; then
+        read -r _ total _ </proc/meminfo
+        reserve=$(cat /proc/sys/vm/min_free_kbytes)
+        bytes=$(((total - reserve) * 1024 - $3))
+        [ $bytes -gt 0 ] || fail "the guest's $total KiB leave nothing for workloads"
+    fi
+    echo "$bytes" >"$1/memory.max"
+    echo "memory_max=$(cat "$1/memory.max")"
+}
+
+"$@"
