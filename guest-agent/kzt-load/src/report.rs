@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The result, for programs and for people.
+
+use std::fmt::Write;
+
+use crate::load::{Damage, WrongByte};
+use crate::vmstat::SwapTraffic;
+
+/// What a run has found.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) pages: u32,
+    pub(crate) passes: u32,
+    /// Of fill and passes.
+    pub(crate) seconds: f64,
+    pub(crate) fill_seconds: f64,
+    /// In the same time.
+    pub(crate) traffic: SwapTraffic,
+    pub(crate) damage: Damage,
+}
+
+impl Report {
+    pub(crate) fn ok(&self) -> bool {
+        self.damage.bad_pages == 0
+    }
+
+    /// One JSON object on one line; counters that the kernel lacks are null.
+    pub(crate) fn json(&self) -> String {
+        let errors: Vec<String> = self.damage.wrong_bytes.iter().map(json_error).collect();
+        format!(
+            "{{\"ok\": {}, \"pages\": {}, \"passes\": {}, \"bad_pages\": {}, \"seconds\": {:.3}, \
+             \"fill_seconds\": {:.3}, \"pswpin\": {}, \"pswpout\": {}, \"errors\": [{}]}}",
+            self.ok(),
+            self.pages,
+            self.passes,
+            self.damage.bad_pages,
+            self.seconds,
+            self.fill_seconds,
+            or_else(self.traffic.pages_in, "null"),
+            or_else(self.traffic.pages_out, "null"),
+            errors.join(", "),
+        )
+    }
+
+    /// One line, and one more for each wrong byte reported.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!(
+            "{}: {} pages, {} passes, {} bad pages, {:.1} s (fill {:.1} s), swapped in {}, out {}",
+            if self.ok() { "ok" } else { "FAILED" },
+            self.pages,
+            self.passes,
+            self.damage.bad_pages,
+            self.seconds,
+            self.fill_seconds,
+            or_else(self.traffic.pages_in, "?"),
+            or_else(self.traffic.pages_out, "?"),
+        );
+        for wrong in &self.damage.wrong_bytes {
+            let WrongByte {
+                pass,
+                address,
+                offset,
+                expected,
+                found,
+            } = wrong;
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "\npass {pass}: address {address:#x} (offset {offset:#x}): \
+                 expected {expected:#04x}, found {found:#04x}"
+            );
+        }
+        text
+    }
+}
+
+fn json_error(wrong: &WrongByte) -> String {
+    let WrongByte {
+        pass,
+        address,
+        offset,
+        expected,
+        found,
+    } = wrong;
+    format!(
+        "{{\"pass\": {pass}, \"address\": \"{address:#x}\", \"offset\": {offset}, \
+         \"expected\": {expected}, \"found\": {found}}}"
+    )
+}
+
+fn or_else(counter: Option<u64>, missing: &str) -> String {
+    counter.map_or_else(|| missing.to_owned(), |counter| counter.to_string())
+}
