@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The arena file: opened, locked and mapped once, then seen as atomic words.
+//!
+//! Everything else in the crate reaches the mapping through [`Arena`]'s bounds-checked words, so
+//! a damaged offset can at worst read wrong words, never foreign memory.
+
+use std::ffi::c_void;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::mm::{Advice, MapFlags, MlockFlags, ProtFlags};
+
+use crate::error::OpenError;
+use crate::layout::{EXTENT, FRAME};
+
+const WORD: u64 = size_of::<u64>() as u64;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// An arena file that is ours alone, not yet mapped.
+pub(crate) struct ArenaFile {
+    file: File,
+    /// Its length when it was opened.
+    pub(crate) len: u64,
+}
+
+impl ArenaFile {
+    /// Opens or creates the file and locks it against every other opener.
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |what| {
+            move |source| OpenError::Io {
+                path: path.into(),
+                what,
+                source,
+            }
+        };
+        // The folder may be writable by everybody: no symbolic link is followed, and a file
+        // that somebody else put there is not used.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)
+            .map_err(failed("open"))?;
+        let meta = file.metadata().map_err(failed("stat"))?;
+        if !meta.is_file() || meta.uid() != rustix::process::geteuid().as_raw() {
+            return Err(OpenError::NotOurs { path: path.into() });
+        }
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(OpenError::Busy { path: path.into() }),
+            Err(error) => return Err(failed("lock")(error.into())),
+        }
+        // Only now: the last owner may have resized it while we waited for nothing.
+        let len = file.metadata().map_err(failed("stat"))?.len();
+        Ok(Self { file, len })
+    }
+
+    /// Makes sure that the file system can hold `memory` bytes; a warning if it is no tmpfs.
+    pub(crate) fn check_filesystem(
+        &self,
+        path: &Path,
+        memory: u64,
+    ) -> Result<Option<String>, OpenError> {
+        let failed = |what| {
+            move |source| OpenError::Io {
+                path: path.into(),
+                what,
+                source,
+            }
+        };
+        let fs = rustix::fs::fstatfs(&self.file).map_err(|e| failed("statfs")(e.into()))?;
+        let held = self.file.metadata().map_err(failed("stat"))?.blocks() * 512;
+        let block = u64::try_from(fs.f_bsize).unwrap_or(FRAME);
+        let (total, free) = (fs.f_blocks * block, fs.f_bavail * block);
+        let needed = memory.saturating_sub(held);
+        // A tmpfs without a size limit reports no blocks at all.
+        if total > 0 && free < needed {
+            return Err(OpenError::FilesystemFull {
+                path: path.into(),
+                needed,
+                free,
+                total,
+            });
+        }
+        let tmpfs = u64::try_from(fs.f_type).is_ok_and(|magic| magic == TMPFS_MAGIC);
+        Ok((!tmpfs).then(|| format!("{} is not on a tmpfs: pages go to its disk", path.display())))
+    }
+
+    /// Reads the first bytes without mapping anything.
+    pub(crate) fn read_start(&self, bytes: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, bytes, 0)
+    }
+
+    /// Throws everything in the file away.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.len = 0;
+        Ok(())
+    }
+
+    /// Grows the file to `len` bytes if it is smaller, and maps all of it.
+    pub(crate) fn map(self, len: u64) -> io::Result<Arena> {
+        let len = len.max(self.len / EXTENT * EXTENT);
+        if self.len < len {
+            self.file.set_len(len)?;
+        }
+        let bytes = usize::try_from(len).map_err(io::Error::other)?;
+        // SAFETY: a new shared mapping at an address of the kernel's choice; it aliases no
+        // memory of this process, and `Arena` hands out nothing but atomics into it.
+        let base = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &self.file,
+                0,
+            )
+        }?;
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Arena {
+            file: self.file,
+            base,
+            bytes,
+        })
+    }
+}
+
+/// The mapped arena. Offsets are bytes from its start.
+///
+/// An offset outside the arena reads as zero and swallows what is stored: offsets come from
+/// entries that recovery has validated or this process has written, so this is a second line
+/// of defence, not a way to report anything.
+pub(crate) struct Arena {
+    file: File,
+    base: NonNull<AtomicU64>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and is reached by atomics only, which may be
+// used and sent between threads; a file descriptor may too.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    pub(crate) fn len(&self) -> u64 {
+        self.bytes as u64
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: `base` maps `bytes` bytes, page aligned, until drop; any bits are a valid
+        // word, and nothing in this process makes a non-atomic reference to the mapping.
+        // (The file must not be truncated from outside: that is SIGBUS, for any mapping.)
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes / size_of::<u64>()) }
+    }
+
+    fn word(&self, offset: u64) -> Option<&AtomicU64> {
+        self.words().get(usize::try_from(offset / WORD).ok()?)
+    }
+
+    fn span(&self, offset: u64, bytes: usize) -> &[AtomicU64] {
+        let span = || {
+            let first = usize::try_from(offset / WORD).ok()?;
+            self.words()
+                .get(first..first.checked_add(bytes.div_ceil(size_of::<u64>()))?)
+        };
+        span().unwrap_or_default()
+    }
+
+    /// Reads the word at `offset`, seeing everything that was written before it was published.
+    pub(crate) fn load(&self, offset: u64) -> u64 {
+        self.word(offset)
+            .map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Publishes a word: a process that dies right after has published all it wrote before.
+    pub(crate) fn store(&self, offset: u64, value: u64) {
+        if let Some(word) = self.word(offset) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    /// Copies bytes out; `offset` is a multiple of 8.
+    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) {
+        let words = self.span(offset, out.len());
+        for (chunk, word) in out.chunks_mut(size_of::<u64>()).zip(words) {
+            let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+            match chunk.first_chunk_mut() {
+                Some(whole) => *whole = bytes,
+                None => chunk
+                    .iter_mut()
+                    .zip(bytes)
+                    .for_each(|(to, from)| *to = from),
+            }
+        }
+    }
+
+    /// Copies bytes in; `offset` is a multiple of 8. The last word is filled up with zeros.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
+        let words = self.span(offset, bytes.len());
+        for (chunk, word) in bytes.chunks(size_of::<u64>()).zip(words) {
+            let mut whole = [0; size_of::<u64>()];
+            match chunk.first_chunk() {
+                Some(chunk) => whole = *chunk,
+                None => whole
+                    .iter_mut()
+                    .zip(chunk)
+                    .for_each(|(to, from)| *to = *from),
+            }
+            word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+        }
+    }
+
+    /// Sets every word of a frame.
+    pub(crate) fn fill_frame(&self, offset: u64, value: u64) {
+        for word in self.span(offset, FRAME as usize) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Allocates the blocks of an extent and maps them, so that no later touch of it faults,
+    /// let alone raises SIGBUS. Fails with ENOSPC on a full file system.
+    pub(crate) fn back(&self, offset: u64) -> io::Result<()> {
+        retry_on_intr(|| {
+            rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, EXTENT)
+        })?;
+        self.populate(offset);
+        Ok(())
+    }
+
+    /// Sets up the page tables of an extent in one call. Only speed depends on it: older kernels
+    /// don't know the request.
+    fn populate(&self, offset: u64) {
+        let span = self.span(offset, EXTENT as usize);
+        let start = span.as_ptr().cast_mut().cast::<c_void>();
+        // SAFETY: the range lies within the mapping (it is a slice of it); populating changes
+        // page tables only, no content.
+        let _ =
+            unsafe { rustix::mm::madvise(start, size_of_val(span), Advice::LinuxPopulateWrite) };
+    }
+
+    /// Gives the blocks of an extent back to the host.
+    pub(crate) fn punch(&self, offset: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        retry_on_intr(|| rustix::fs::fallocate(&self.file, flags, offset, EXTENT))?;
+        Ok(())
+    }
+
+    /// Bytes of host memory that the file occupies.
+    pub(crate) fn allocated(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    /// Calls `f` with every range of the file that has blocks, in order.
+    pub(crate) fn data_ranges(&self, mut f: impl FnMut(u64, u64)) -> io::Result<()> {
+        let mut position = 0;
+        while position < self.len() {
+            let start = match rustix::fs::seek(&self.file, SeekFrom::Data(position)) {
+                Ok(start) => start,
+                Err(Errno::NXIO) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let end = rustix::fs::seek(&self.file, SeekFrom::Hole(start))?;
+            f(start, end);
+            position = end;
+        }
+        Ok(())
+    }
+
+    /// Keeps the host from swapping the arena out, page by page as it is touched.
+    pub(crate) fn pin(&self) -> io::Result<()> {
+        // SAFETY: exactly this value's own mapping; locking changes no content.
+        unsafe {
+            rustix::mm::mlock_with(self.base.as_ptr().cast(), self.bytes, MlockFlags::ONFAULT)
+        }?;
+        Ok(())
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `ArenaFile::map` mapped; every borrow of it ended with `self`.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}

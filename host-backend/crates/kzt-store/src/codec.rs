@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Codecs, and how a page becomes bytes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use zstd_safe::{CCtx, CParameter, DCtx};
+
+use crate::{PAGE_SIZE, Page, lz4, lzo};
+
+/// A page that does not shrink to this many bytes is kept raw: seven eighths, as zcache has it.
+/// Above it the saving is not worth a decompression for every get.
+pub(crate) const RAW_ABOVE: usize = PAGE_SIZE / 8 * 7;
+
+/// Room for what any codec makes of an incompressible page; lzo needs most.
+const SCRATCH: usize = 2 * PAGE_SIZE;
+const _: () = assert!(lzo::bound(PAGE_SIZE) <= SCRATCH);
+
+/// How pages put from now on are compressed. Pages already stored keep theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// Kept as they are.
+    None,
+    /// lzo1x-1 of liblzo2.
+    Lzo,
+    /// lz4.
+    Lz4,
+    /// zstd at a level.
+    Zstd(i32),
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Lzo => f.write_str("lzo"),
+            Self::Lz4 => f.write_str("lz4"),
+            Self::Zstd(level) => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
+/// The text names no codec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown codec {0:?}: none, lzo, lz4, zstd or zstd:LEVEL (-7 to 19)")]
+pub struct UnknownCodec(String);
+
+impl FromStr for Codec {
+    type Err = UnknownCodec;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownCodec(text.to_owned());
+        match text.split_once(':') {
+            None => match text {
+                "none" => Ok(Self::None),
+                "lzo" => Ok(Self::Lzo),
+                "lz4" => Ok(Self::Lz4),
+                "zstd" => Ok(Self::Zstd(3)),
+                _ => Err(unknown()),
+            },
+            Some(("zstd", level)) => match level.parse() {
+                Ok(level @ -7..=19) => Ok(Self::Zstd(level)),
+                _ => Err(unknown()),
+            },
+            Some(_) => Err(unknown()),
+        }
+    }
+}
+
+/// How a block's payload is encoded; the value is the one in the block's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Encoding {
+    Raw = 0,
+    /// One word, repeated.
+    Pattern = 1,
+    Lzo = 2,
+    Lz4 = 3,
+    Zstd = 4,
+}
+
+impl Encoding {
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        Some(match bits {
+            0 => Self::Raw,
+            1 => Self::Pattern,
+            2 => Self::Lzo,
+            3 => Self::Lz4,
+            4 => Self::Zstd,
+            _ => return None,
+        })
+    }
+
+    /// Whether a payload of this encoding can have `len` bytes.
+    pub(crate) fn admits(self, len: usize) -> bool {
+        match self {
+            Self::Raw => len == PAGE_SIZE,
+            Self::Pattern => len == size_of::<u64>(),
+            Self::Lzo | Self::Lz4 | Self::Zstd => (1..=RAW_ABOVE).contains(&len),
+        }
+    }
+}
+
+/// The word that fills the whole page, if one does.
+pub(crate) fn same_filled(page: &Page) -> Option<u64> {
+    let (word, rest) = page.split_first_chunk::<8>()?;
+    // A page equals itself shifted by a word exactly if all its words are equal. Pages that are
+    // not same-filled mostly differ at once, and the comparison stops there.
+    let shifted = page.get(..rest.len())?;
+    (rest == shifted).then(|| u64::from_ne_bytes(*word))
+}
+
+/// Fills the whole page with one word.
+pub(crate) fn fill(page: &mut Page, word: u64) {
+    for chunk in page.chunks_exact_mut(size_of::<u64>()) {
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+}
+
+/// One thread's working memory for the codecs: about 170 KiB, zstd's contexts come with the
+/// first page that needs them. After that no page allocates anything.
+pub struct Context {
+    lzo: lzo::Lzo,
+    zstd: Zstd,
+    scratch: Box<[u8; SCRATCH]>,
+}
+
+impl Context {
+    /// Allocates the working memory.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            lzo: lzo::Lzo::new(),
+            zstd: Zstd::default(),
+            scratch: Box::new([0; SCRATCH]),
+        }
+    }
+
+    /// The payload that stores `page`, which is not same-filled.
+    pub(crate) fn encode<'a>(&'a mut self, codec: Codec, page: &'a Page) -> (Encoding, &'a [u8]) {
+        let scratch = self.scratch.as_mut_slice();
+        let (encoding, written) = match codec {
+            Codec::None => (Encoding::Raw, None),
+            Codec::Lzo => (Encoding::Lzo, self.lzo.compress(page, scratch)),
+            Codec::Lz4 => (Encoding::Lz4, lz4::compress(page, scratch)),
+            Codec::Zstd(level) => (Encoding::Zstd, self.zstd.compress(level, page, scratch)),
+        };
+        match written.and_then(|written| scratch.get(..written)) {
+            Some(payload) if payload.len() <= RAW_ABOVE => (encoding, payload),
+            _ => (Encoding::Raw, page.as_slice()),
+        }
+    }
+
+    /// Where a stored payload is copied to before it is decoded.
+    pub(crate) fn payload_mut(&mut self, len: usize) -> &mut [u8] {
+        let len = len.min(SCRATCH);
+        self.scratch.get_mut(..len).unwrap_or_default()
+    }
+
+    /// The payload last copied in.
+    pub(crate) fn payload(&self, len: usize) -> &[u8] {
+        self.scratch.get(..len).unwrap_or_default()
+    }
+
+    /// Decodes the payload last copied in; `None` if it is not exactly one page.
+    pub(crate) fn decode(&mut self, encoding: Encoding, len: usize, out: &mut Page) -> Option<()> {
+        let payload = self.scratch.get(..len)?;
+        let written = match encoding {
+            Encoding::Raw => {
+                *out = *payload.first_chunk()?;
+                PAGE_SIZE
+            }
+            Encoding::Pattern => {
+                fill(out, u64::from_ne_bytes(*payload.first_chunk()?));
+                PAGE_SIZE
+            }
+            Encoding::Lzo => lzo::decompress(payload, out)?,
+            Encoding::Lz4 => lz4::decompress(payload, out)?,
+            Encoding::Zstd => self.zstd.decompress(payload, out)?,
+        };
+        (written == PAGE_SIZE).then_some(())
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// zstd's contexts; frames carry neither a content size nor a checksum: the block has both.
+#[derive(Default)]
+struct Zstd {
+    compressor: Option<(i32, CCtx<'static>)>,
+    decompressor: Option<DCtx<'static>>,
+}
+
+impl Zstd {
+    fn compress(&mut self, level: i32, source: &[u8], target: &mut [u8]) -> Option<usize> {
+        if self
+            .compressor
+            .as_ref()
+            .is_none_or(|&(current, _)| current != level)
+        {
+            let mut context = CCtx::try_create()?;
+            context
+                .set_parameter(CParameter::CompressionLevel(level))
+                .ok()?;
+            context
+                .set_parameter(CParameter::ContentSizeFlag(false))
+                .ok()?;
+            self.compressor = Some((level, context));
+        }
+        let (_, context) = self.compressor.as_mut()?;
+        context.compress2(target, source).ok()
+    }
+
+    fn decompress(&mut self, source: &[u8], target: &mut [u8]) -> Option<usize> {
+        if self.decompressor.is_none() {
+            self.decompressor = DCtx::try_create();
+        }
+        self.decompressor.as_mut()?.decompress(target, source).ok()
+    }
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A pool's object directory: a trie over the keyed mix of the objects' ids.
+//!
+//! An entry is an object's record or a node of 16 more entries; a pool with one object has no
+//! node at all. As in the radix trees, everything is built aside and published by one store.
+
+use crate::ObjectId;
+use crate::entry::Entry;
+use crate::layout::{object, trie};
+use crate::space::{Held, Path, Space};
+
+/// Where an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Its record.
+    Record(u64),
+    /// It is not there.
+    Absent,
+    /// What led to it was lost to damage.
+    Poison,
+}
+
+impl Space {
+    fn load_id(&self, record: u64) -> ObjectId {
+        ObjectId([0, 8, 16].map(|word| self.arena.load(record + object::ID + word)))
+    }
+
+    /// Finds an object's record.
+    pub(crate) fn find_object(&self, root: u64, id: ObjectId) -> Found {
+        let path = self.path(id);
+        let mut at = root;
+        for depth in 0..=Path::LEVELS {
+            match Entry::decode(self.arena.load(at)) {
+                Entry::Trie(node) => at = node + path.step(depth),
+                Entry::Object(record) if self.load_id(record) == id => {
+                    return Found::Record(record);
+                }
+                Entry::Object(_) | Entry::Empty => return Found::Absent,
+                _ => return Found::Poison,
+            }
+        }
+        Found::Poison
+    }
+
+    /// Adds an object that is not there, without pages; `None` if there is no room, and nothing
+    /// has changed. In place of something poisoned it begins with all its pages poisoned.
+    pub(crate) fn add_object(&self, root: u64, id: ObjectId, held: &mut Held) -> Option<u64> {
+        let path = self.path(id);
+        let mut at = root;
+        let mut depth = 0;
+        while let Entry::Trie(node) = Entry::decode(self.arena.load(at)) {
+            at = node + path.step(depth);
+            depth += 1;
+        }
+        let occupant = Entry::decode(self.arena.load(at));
+        let pages = match occupant {
+            Entry::Empty | Entry::Object(_) => Entry::Empty,
+            _ => Entry::Poison,
+        };
+        let record = self.pam.allocate(object::BYTES)?.offset;
+        for (word, value) in [0, 8, 16].into_iter().zip(id.0) {
+            self.arena.store(record + object::ID + word, value);
+        }
+        self.arena.store(record + object::CHECK, path.check());
+        self.arena.store(record + object::ROOT, pages.encode());
+        let mut added = Held::index(object::BYTES as u64);
+        let entry = match occupant {
+            Entry::Object(other) => {
+                let Some(entry) = self.part(path, record, other, depth, &mut added) else {
+                    self.pam.free(record);
+                    return None;
+                };
+                entry
+            }
+            _ => Entry::Object(record),
+        };
+        self.arena.store(at, entry.encode());
+        *held += added;
+        Some(record)
+    }
+
+    /// Builds nodes from `depth` to where the paths of two records part.
+    fn part(
+        &self,
+        path: Path,
+        record: u64,
+        other: u64,
+        depth: u32,
+        added: &mut Held,
+    ) -> Option<Entry> {
+        let theirs = self.path(self.load_id(other));
+        let last = (depth..Path::LEVELS).find(|&d| path.step(d) != theirs.step(d))?;
+        let mut child = None;
+        for depth in (depth..=last).rev() {
+            let Some(node) = self.pam.allocate(trie::BYTES) else {
+                self.free_chain(child);
+                return None;
+            };
+            let node = node.offset;
+            self.arena.write(node, &[0; trie::BYTES]);
+            match child {
+                Some(child) => {
+                    self.arena
+                        .store(node + path.step(depth), Entry::Trie(child).encode());
+                }
+                None => {
+                    self.arena
+                        .store(node + path.step(depth), Entry::Object(record).encode());
+                    self.arena
+                        .store(node + theirs.step(depth), Entry::Object(other).encode());
+                }
+            }
+            *added += Held::index(trie::BYTES as u64);
+            child = Some(node);
+        }
+        child.map(Entry::Trie)
+    }
+
+    /// Frees nodes that `part` gave up: the records at their end stay.
+    fn free_chain(&self, mut node: Option<u64>) {
+        while let Some(current) = node {
+            node = (0..trie::ENTRIES).find_map(|number| {
+                match Entry::decode(self.arena.load(current + number * 8)) {
+                    Entry::Trie(child) => Some(child),
+                    _ => None,
+                }
+            });
+            self.pam.free(current);
+        }
+    }
+
+    /// Removes an object with its pages, and the nodes that become empty.
+    pub(crate) fn remove_object(&self, root: u64, id: ObjectId) -> Held {
+        let mut freed = Held::default();
+        self.remove_below(root, id, self.path(id), 0, &mut freed);
+        freed
+    }
+
+    /// Removes it from below the entry at `at`; whether that is empty then.
+    fn remove_below(
+        &self,
+        at: u64,
+        id: ObjectId,
+        path: Path,
+        depth: u32,
+        freed: &mut Held,
+    ) -> bool {
+        let entry = Entry::decode(self.arena.load(at));
+        match entry {
+            Entry::Object(record) if self.load_id(record) == id => {
+                self.arena.store(at, 0);
+                *freed += self.release(entry);
+                true
+            }
+            Entry::Trie(node) if depth < Path::LEVELS => {
+                let child = node + path.step(depth);
+                let empty = self.remove_below(child, id, path, depth + 1, freed)
+                    && (0..trie::ENTRIES).all(|number| self.arena.load(node + number * 8) == 0);
+                if empty {
+                    self.arena.store(at, 0);
+                    self.pam.free(node);
+                    *freed += Held::index(trie::BYTES as u64);
+                }
+                empty
+            }
+            other => other == Entry::Empty,
+        }
+    }
+}

@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Frames: who uses which, and which extents have host memory behind them.
+//!
+//! All of it is private to the process and rebuilt by recovery. A frame's record ([`Frame`]) is
+//! guarded by the lock of whoever owns the frame (a size class, a pool's index); the extents
+//! have a lock of their own, which is the innermost of all.
+
+// Indices are frame and extent numbers made by this module for tables it sized itself; claims
+// from the arena are checked against `contains` first.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "process-private tables, indices made here"
+)]
+
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::arena::Arena;
+use crate::layout::{EXTENT, EXTENT_FRAMES, FRAME};
+use crate::lock;
+
+/// No frame or extent: the end of a list.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Ready extents (backed by host memory, unused) that upkeep keeps in stock for the page path.
+const LOW: u32 = 16;
+const TARGET: u32 = 32;
+/// More ready extents than this go back to the host, down to `TARGET`.
+const HIGH: u32 = 64;
+
+/// What a frame is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Use {
+    Free = 0,
+    Node = 1,
+    Run = 2,
+}
+
+/// One frame's record: 24 bytes for every 4 KiB of arena.
+#[derive(Default)]
+pub(crate) struct Frame {
+    /// Blocks in use of the run, 64 a frame.
+    pub(crate) bitmap: AtomicU64,
+    /// Neighbours in the size class's list of runs with room.
+    pub(crate) next: AtomicU32,
+    pub(crate) prev: AtomicU32,
+    /// Run's head: blocks in use. Node: entries that are not empty.
+    pub(crate) used: AtomicU16,
+    usage: AtomicU8,
+    /// Run: the size class.
+    pub(crate) class: AtomicU8,
+    /// Run: number of this frame in it.
+    pub(crate) position: AtomicU8,
+}
+
+impl Frame {
+    pub(crate) fn usage(&self) -> Use {
+        match self.usage.load(Relaxed) {
+            0 => Use::Free,
+            1 => Use::Node,
+            _ => Use::Run,
+        }
+    }
+
+    fn take(&self, usage: Use) {
+        self.usage.store(usage as u8, Relaxed);
+        self.used.store(0, Relaxed);
+        self.bitmap.store(0, Relaxed);
+    }
+}
+
+/// All frames of an arena.
+pub(crate) struct Frames {
+    arena: Arc<Arena>,
+    frames: Box<[Frame]>,
+    extents: Mutex<Extents>,
+}
+
+/// What a call of upkeep did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Extents of 64 KiB made ready for the page path.
+    pub readied: u32,
+    /// Extents of 64 KiB given back to the host.
+    pub returned: u32,
+}
+
+impl Upkeep {
+    /// Whether there was nothing to do: call again later rather than sooner.
+    #[must_use]
+    pub fn is_idle(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl Frames {
+    /// Every extent is a hole, but for the first, which holds header and pool table.
+    pub(crate) fn new(arena: Arc<Arena>, memory: u64) -> Self {
+        let count = arena.len() / EXTENT;
+        let frames = (0..count * u64::from(EXTENT_FRAMES))
+            .map(|_| Frame::default())
+            .collect();
+        let extents = Extents::new(count as u32, (memory / EXTENT) as u32);
+        Self {
+            arena,
+            frames,
+            extents: Mutex::new(extents),
+        }
+    }
+
+    /// The record of a frame, by number.
+    pub(crate) fn frame(&self, number: u32) -> &Frame {
+        &self.frames[number as usize]
+    }
+
+    /// The record of the frame that holds an offset of the arena.
+    pub(crate) fn at(&self, offset: u64) -> &Frame {
+        self.frame((offset / FRAME) as u32)
+    }
+
+    /// How many frames there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.frames.len() as u32
+    }
+
+    fn extents(&self) -> MutexGuard<'_, Extents> {
+        lock(&self.extents)
+    }
+
+    /// Takes `length` (1 to 16) contiguous frames of one extent, backed by host memory; the
+    /// first one's number. `None`: the limit is reached or the host's tmpfs is full.
+    pub(crate) fn allocate(&self, length: u32, usage: Use) -> Option<u32> {
+        let first = self.reserve(length)?;
+        for number in first..first + length {
+            let frame = self.frame(number);
+            frame.take(usage);
+            frame.position.store((number - first) as u8, Relaxed);
+        }
+        Some(first)
+    }
+
+    fn reserve(&self, length: u32) -> Option<u32> {
+        let mut extents = self.extents();
+        if let Some(first) = extents.take(length) {
+            return Some(first);
+        }
+        // No extent in stock. Backing one takes the host tens of microseconds: not under the
+        // lock.
+        let hole = extents.take_hole()?;
+        drop(extents);
+        let backed = self.arena.back(u64::from(hole) * EXTENT);
+        let mut extents = self.extents();
+        if backed.is_ok() {
+            extents.add_ready(hole);
+        } else {
+            extents.add_hole(hole);
+        }
+        extents.take(length)
+    }
+
+    /// Gives back what `allocate` returned.
+    pub(crate) fn free(&self, first: u32, length: u32) {
+        for number in first..first + length {
+            self.frame(number).take(Use::Free);
+        }
+        self.extents().put(first, length);
+    }
+
+    /// Takes a radix node's frame, its words all `fill`.
+    pub(crate) fn allocate_node(&self, fill: u64) -> Option<u64> {
+        let offset = u64::from(self.allocate(1, Use::Node)?) * FRAME;
+        self.arena.fill_frame(offset, fill);
+        Some(offset)
+    }
+
+    pub(crate) fn free_node(&self, offset: u64) {
+        self.free((offset / FRAME) as u32, 1);
+    }
+
+    /// Makes extents ready or gives them back, whichever is due; never holds the lock during a
+    /// system call.
+    pub(crate) fn maintain(&self) -> Upkeep {
+        let mut done = Upkeep::default();
+        let mut extents = self.extents();
+        if extents.ready < LOW {
+            while extents.ready < TARGET {
+                let Some(hole) = extents.take_hole() else {
+                    break;
+                };
+                drop(extents);
+                let backed = self.arena.back(u64::from(hole) * EXTENT);
+                extents = self.extents();
+                if backed.is_err() {
+                    extents.add_hole(hole);
+                    break;
+                }
+                extents.add_ready(hole);
+                done.readied += 1;
+            }
+        } else if extents.ready > HIGH {
+            while extents.ready > TARGET {
+                let Some(ready) = extents.take_ready() else {
+                    break;
+                };
+                drop(extents);
+                let punched = self.arena.punch(u64::from(ready) * EXTENT);
+                extents = self.extents();
+                if punched.is_err() {
+                    extents.add_ready(ready);
+                    break;
+                }
+                extents.add_returned(ready);
+                done.returned += 1;
+            }
+        }
+        done
+    }
+
+    /// Frames in use, without the first extent.
+    pub(crate) fn in_use(&self) -> u64 {
+        self.extents().in_use
+    }
+
+    /// Recovery: takes `length` frames that the index says are used, if they are free, lie in
+    /// one extent behind the header's, and `present` says they have content.
+    pub(crate) fn claim(
+        &self,
+        first: u32,
+        length: u32,
+        usage: Use,
+        present: impl Fn(u32) -> bool,
+    ) -> bool {
+        let Some(last) = first.checked_add(length - 1) else {
+            return false;
+        };
+        let claimable = first >= EXTENT_FRAMES
+            && last < self.count()
+            && first / EXTENT_FRAMES == last / EXTENT_FRAMES
+            && (first..=last)
+                .all(|number| self.frame(number).usage() == Use::Free && present(number));
+        if claimable {
+            for number in first..=last {
+                let frame = self.frame(number);
+                frame.take(usage);
+                frame.position.store((number - first) as u8, Relaxed);
+            }
+        }
+        claimable
+    }
+
+    /// Recovery: settles every extent by the frames that were claimed. Those in use are backed
+    /// in full again (a host that died while punching may have left holes), the others are
+    /// holes from now on. The extents in use, with the first.
+    pub(crate) fn settle(&self, present: impl Fn(u32) -> bool) -> io::Result<u32> {
+        let mut extents = self.extents();
+        extents.clear();
+        let mut held = 1;
+        for extent in 1..extents.table.len() as u32 {
+            let offset = u64::from(extent) * EXTENT;
+            let mut frames = extent * EXTENT_FRAMES..(extent + 1) * EXTENT_FRAMES;
+            let mut free = 0_u16;
+            for (bit, number) in frames.clone().enumerate() {
+                free |= u16::from(self.frame(number).usage() == Use::Free) << bit;
+            }
+            if free == u16::MAX {
+                if frames.any(&present) {
+                    self.arena.punch(offset)?;
+                }
+                extents.add_unused(extent);
+            } else {
+                if !frames.all(&present) {
+                    self.arena.back(offset)?;
+                }
+                extents.add_used(extent, free);
+                held += 1;
+            }
+        }
+        Ok(held)
+    }
+}
+
+/// An extent's record.
+#[derive(Clone, Copy)]
+struct Extent {
+    /// A bit for every free frame; meaningless for holes.
+    free: u16,
+    next: u32,
+    prev: u32,
+}
+
+/// The extents by what can be had from them.
+struct Extents {
+    table: Box<[Extent]>,
+    /// Heads of the lists of backed extents, by their longest run of free frames.
+    by_run: [u32; EXTENT_FRAMES as usize + 1],
+    /// Head of the list of extents without host memory.
+    holes: u32,
+    /// Extents that have host memory, being backed and punched included: at most `limit`.
+    backed: u32,
+    limit: u32,
+    /// Backed extents that are wholly free.
+    ready: u32,
+    /// Frames in use.
+    in_use: u64,
+}
+
+impl Extents {
+    fn new(count: u32, limit: u32) -> Self {
+        let blank = Extent {
+            free: 0,
+            next: NONE,
+            prev: NONE,
+        };
+        let mut extents = Self {
+            table: vec![blank; count as usize].into_boxed_slice(),
+            by_run: [NONE; EXTENT_FRAMES as usize + 1],
+            holes: NONE,
+            backed: 1,
+            limit,
+            ready: 0,
+            in_use: 0,
+        };
+        extents.clear();
+        for extent in (1..count).rev() {
+            extents.add_unused(extent);
+        }
+        extents
+    }
+
+    fn clear(&mut self) {
+        self.by_run.fill(NONE);
+        self.holes = NONE;
+        self.backed = 1;
+        self.ready = 0;
+        self.in_use = 0;
+    }
+
+    /// Takes frames from the backed extent that they fit most tightly.
+    fn take(&mut self, length: u32) -> Option<u32> {
+        let run = (length as usize..self.by_run.len()).find(|&run| self.by_run[run] != NONE)?;
+        let extent = self.by_run[run];
+        let free = self.table[extent as usize].free;
+        // Bits that start a run of `length` free frames.
+        let starts = (1..length).fold(free, |starts, shift| starts & free >> shift);
+        let bit = starts.trailing_zeros();
+        self.change(extent, free & !mask(bit, length));
+        self.in_use += u64::from(length);
+        Some(extent * EXTENT_FRAMES + bit)
+    }
+
+    fn put(&mut self, first: u32, length: u32) {
+        let extent = first / EXTENT_FRAMES;
+        let free = self.table[extent as usize].free;
+        self.change(extent, free | mask(first % EXTENT_FRAMES, length));
+        self.in_use -= u64::from(length);
+    }
+
+    /// Moves a backed extent to the list that its new free frames belong to.
+    fn change(&mut self, extent: u32, free: u16) {
+        self.unlist(extent);
+        self.list(extent, free);
+    }
+
+    fn list(&mut self, extent: u32, free: u16) {
+        self.ready += u32::from(free == u16::MAX);
+        let run = longest_run(free);
+        let next = self.by_run[run];
+        self.table[extent as usize] = Extent {
+            free,
+            next,
+            prev: NONE,
+        };
+        if next != NONE {
+            self.table[next as usize].prev = extent;
+        }
+        self.by_run[run] = extent;
+    }
+
+    fn unlist(&mut self, extent: u32) {
+        let Extent { free, next, prev } = self.table[extent as usize];
+        self.ready -= u32::from(free == u16::MAX);
+        if prev == NONE {
+            self.by_run[longest_run(free)] = next;
+        } else {
+            self.table[prev as usize].next = next;
+        }
+        if next != NONE {
+            self.table[next as usize].prev = prev;
+        }
+    }
+
+    /// Takes a hole to be backed; its memory counts from now on.
+    fn take_hole(&mut self) -> Option<u32> {
+        let hole = self.holes;
+        if hole == NONE || self.backed >= self.limit {
+            return None;
+        }
+        self.holes = self.table[hole as usize].next;
+        self.backed += 1;
+        Some(hole)
+    }
+
+    /// A hole that could not be backed.
+    fn add_hole(&mut self, extent: u32) {
+        self.backed -= 1;
+        self.add_unused(extent);
+    }
+
+    /// A hole that has been backed.
+    fn add_ready(&mut self, extent: u32) {
+        self.list(extent, u16::MAX);
+    }
+
+    fn take_ready(&mut self) -> Option<u32> {
+        let extent = self.by_run[EXTENT_FRAMES as usize];
+        (extent != NONE).then(|| {
+            self.unlist(extent);
+            extent
+        })
+    }
+
+    /// A ready extent that has been punched.
+    fn add_returned(&mut self, extent: u32) {
+        self.add_hole(extent);
+    }
+
+    fn add_unused(&mut self, extent: u32) {
+        self.table[extent as usize].next = self.holes;
+        self.holes = extent;
+    }
+
+    fn add_used(&mut self, extent: u32, free: u16) {
+        self.backed += 1;
+        self.in_use += u64::from(free.count_zeros());
+        self.list(extent, free);
+    }
+}
+
+/// `length` bits from `bit` on.
+fn mask(bit: u32, length: u32) -> u16 {
+    u16::MAX >> (EXTENT_FRAMES - length) << bit
+}
+
+fn longest_run(mut free: u16) -> usize {
+    let mut run = 0;
+    while free != 0 {
+        free &= free >> 1;
+        run += 1;
+    }
+    run
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_run_counts_the_widest_gap() {
+        assert_eq!(longest_run(0), 0);
+        assert_eq!(longest_run(0b0110_1110), 3);
+        assert_eq!(longest_run(u16::MAX), 16);
+    }
+
+    #[test]
+    fn frames_are_taken_from_the_tightest_fit() {
+        let mut extents = Extents::new(4, 4);
+        for _ in 0..2 {
+            let hole = extents.take_hole().unwrap();
+            extents.add_ready(hole);
+        }
+        let a = extents.take(12).unwrap();
+        assert_eq!(
+            extents.take(4).unwrap(),
+            a + 12,
+            "the rest of the first extent fits exactly"
+        );
+        extents.put(a, 12);
+        let b = extents.take(16).unwrap();
+        assert_ne!(a / EXTENT_FRAMES, b / EXTENT_FRAMES, "a whole one is left");
+        assert_eq!(extents.in_use, 20);
+        assert_eq!(extents.take(13), None);
+    }
+
+    #[test]
+    fn no_more_extents_are_backed_than_the_limit_allows() {
+        let mut extents = Extents::new(10, 3);
+        let holes: Vec<_> = std::iter::from_fn(|| extents.take_hole()).collect();
+        assert_eq!(holes.len(), 2, "the header's extent counts");
+        extents.add_hole(holes[0]);
+        assert!(extents.take_hole().is_some());
+    }
+}

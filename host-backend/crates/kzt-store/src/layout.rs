@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Where things are in the arena: header, pool table, block headers. docs/arena.md is the
+//! description byte by byte; it and this file change together, with [`VERSION`].
+
+use crate::codec::Encoding;
+
+/// Version of everything docs/arena.md describes.
+pub(crate) const VERSION: u32 = 1;
+/// First word of every arena.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"KZTARENA");
+
+/// Bytes of a frame: what the allocator and the radix nodes are made of.
+pub(crate) const FRAME: u64 = 4096;
+/// Bytes of an extent: what the host gives and takes back.
+pub(crate) const EXTENT: u64 = 64 * 1024;
+/// Frames of an extent.
+pub(crate) const EXTENT_FRAMES: u32 = (EXTENT / FRAME) as u32;
+
+/// Smallest arena: the header's extent and some room.
+pub(crate) const MIN_MEMORY: u64 = 1 << 20;
+/// Largest arena: a block header has 37 bits for an 8-byte word's position.
+pub(crate) const MAX_MEMORY: u64 = 1 << 40;
+
+/// Header words, by their offset.
+pub(crate) mod header {
+    /// Written last: without it the arena is not one yet.
+    pub(crate) const MAGIC: u64 = 0;
+    pub(crate) const VERSION: u64 = 8;
+    pub(crate) const BOOT_ID: u64 = 16;
+    pub(crate) const KEY: u64 = 32;
+    /// CRC-32C of the words from `VERSION` to here.
+    pub(crate) const CHECK: u64 = 56;
+    /// For the reader of a dump: the limit and the codec of the last opening.
+    pub(crate) const MEMORY: u64 = 64;
+    pub(crate) const CODEC: u64 = 72;
+    pub(crate) const CODEC_BYTES: usize = 16;
+}
+
+/// A slot of the pool table, which fills the first extent behind the header's frame.
+pub(crate) mod pool {
+    use super::{EXTENT, FRAME};
+
+    /// Slots there are.
+    pub(crate) const SLOTS: u64 = (EXTENT - FRAME) / SLOT_BYTES;
+    /// Bytes of a client's name, padded with zeros.
+    pub(crate) const NAME_BYTES: usize = 32;
+    const SLOT_BYTES: u64 = 64;
+
+    /// State, flags and check of the name: the word whose store creates or destroys the pool.
+    pub(crate) const STATE: u64 = 0;
+    /// Entry of the pool's object directory.
+    pub(crate) const ROOT: u64 = 8;
+    /// The client's name.
+    pub(crate) const NAME: u64 = 16;
+
+    /// Offset of a slot.
+    pub(crate) const fn slot(number: u64) -> u64 {
+        FRAME + number * SLOT_BYTES
+    }
+
+    /// The state word of a live persistent pool.
+    pub(crate) fn live(name: &[u8; NAME_BYTES]) -> u64 {
+        const LIVE: u64 = 1;
+        u64::from(crc32c::crc32c(name)) << 32 | LIVE
+    }
+}
+
+/// An object's record: id, check, and the root of its radix tree.
+pub(crate) mod object {
+    pub(crate) const ID: u64 = 0;
+    pub(crate) const CHECK: u64 = 24;
+    pub(crate) const ROOT: u64 = 32;
+    pub(crate) const BYTES: usize = 40;
+}
+
+/// A node of an object directory: 16 entries.
+pub(crate) mod trie {
+    pub(crate) const ENTRIES: u64 = 16;
+    pub(crate) const BYTES: usize = 128;
+}
+
+/// Bytes before a block's payload: the location word and the check word.
+pub(crate) const HEADER: usize = 16;
+/// Offset of the check word: CRC-32C below, the raw page's hash (0: none) above.
+pub(crate) const CHECK: u64 = 8;
+
+/// A block's location word: encoding, length, place in its run, back-reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) encoding: Encoding,
+    /// Bytes of payload.
+    pub(crate) len: usize,
+    /// Number of the block in its run.
+    pub(crate) place: u32,
+    /// Offset of the index slot that holds the block's entry.
+    pub(crate) slot: u64,
+}
+
+impl Location {
+    const LEN_SHIFT: u32 = 3;
+    const PLACE_SHIFT: u32 = 16;
+    const SLOT_SHIFT: u32 = 26;
+
+    pub(crate) fn encode(self) -> u64 {
+        self.encoding as u64
+            | (self.len as u64) << Self::LEN_SHIFT
+            | u64::from(self.place) << Self::PLACE_SHIFT
+            | (self.slot / 8) << Self::SLOT_SHIFT
+    }
+
+    /// Reads a location word; `None` if no block can have it.
+    pub(crate) fn decode(bits: u64) -> Option<Self> {
+        let encoding = Encoding::from_bits(bits & 0x7)?;
+        let len = (bits >> Self::LEN_SHIFT & 0x1fff) as usize;
+        let place = (bits >> Self::PLACE_SHIFT & 0x3ff) as u32;
+        let slot = (bits >> Self::SLOT_SHIFT & 0x1f_ffff_ffff) * 8;
+        let location = Self {
+            encoding,
+            len,
+            place,
+            slot,
+        };
+        (encoding.admits(len) && location.encode() == bits).then_some(location)
+    }
+
+    /// CRC-32C of the payload and of how to read it: a wrong encoding is caught before a
+    /// decoder sees the bytes. It leaves out where the block is, so that moving one is a copy.
+    pub(crate) fn checksum(encoding: Encoding, payload: &[u8]) -> u32 {
+        let start = encoding as u32 | (payload.len() as u32) << Self::LEN_SHIFT;
+        crc32c::crc32c_append(start, payload)
+    }
+}

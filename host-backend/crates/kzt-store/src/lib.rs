@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A transcendent-memory page store in one shared-memory file that survives its process.
+//!
+//! [`Store`] opens the arena, [`Pool`] has the operations: put, get, flush, by handle (object,
+//! index). Pages are compressed by the calling thread with its [`Context`].
+//!
+//! The index in the arena is the truth; everything on the heap is rebuilt from it. The heap is
+//! bounded: 24 bytes for each 4 KiB of `memory`, 12 for each 64 KiB, and at most 1 MiB for
+//! tables and pools; while recovering, another bit for each 4 KiB. Each [`Context`] adds 170
+//! KiB, and what zstd's contexts take where that codec is used.
+
+mod arena;
+mod codec;
+mod directory;
+mod entry;
+mod error;
+mod frames;
+mod layout;
+mod lz4;
+mod lzo;
+mod pam;
+mod pool;
+mod radix;
+mod recover;
+mod space;
+mod store;
+mod zsmalloc;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use codec::{Codec, Context, UnknownCodec};
+pub use error::{GetError, OpenError, PutError, StoreError, UpdateError};
+pub use frames::Upkeep;
+pub use pool::{Pool, PoolStats};
+pub use store::{Config, Origin, Recovery, Store, Usage};
+
+/// Bytes of a page.
+pub const PAGE_SIZE: usize = 4096;
+
+/// A page's content.
+pub type Page = [u8; PAGE_SIZE];
+
+/// Names an object of a pool: 192 bits, of the client's choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(pub [u64; 3]);
+
+/// Locks a mutex. Nothing in this crate panics while it holds one; should that ever happen, the
+/// others go on with what is there.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

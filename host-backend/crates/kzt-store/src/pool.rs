@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A client's persistent pool: put, get, flush.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::codec::{self, Codec, Context, Encoding};
+use crate::directory::Found;
+use crate::entry::Entry;
+use crate::error::{GetError, PutError, UpdateError};
+use crate::layout::{self, HEADER, Location, object};
+use crate::pam::Block;
+use crate::radix::Place;
+use crate::space::{Held, Space};
+use crate::{ObjectId, PAGE_SIZE, Page, lock};
+
+/// A pool's figures. Counters count pages, since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Pages stored.
+    pub pages: u64,
+    /// Bytes of their blocks, headers included.
+    pub stored_bytes: u64,
+    /// Pages that are one repeated word.
+    pub same_filled: u64,
+    /// Pages kept uncompressed.
+    pub raw: u64,
+    /// Bytes of the pool's index.
+    pub index_bytes: u64,
+    /// Puts, refused ones included.
+    pub puts: u64,
+    /// Gets.
+    pub gets: u64,
+    /// Gets that found their page.
+    pub get_hits: u64,
+    /// Pages asked to be flushed; a whole object counts as one.
+    pub flushes: u64,
+    /// Pages flushed.
+    pub flush_found: u64,
+    /// Puts refused for lack of memory.
+    pub failed_puts: u64,
+    /// Gets that found their page damaged.
+    pub crc_errors: u64,
+}
+
+/// A client's persistent pool. It stays usable when the [`Store`](crate::Store) is gone, and
+/// answers `NoDevice` when it was destroyed.
+pub struct Pool {
+    space: Arc<Space>,
+    codec: Codec,
+    /// Offset of the pool's slot in the pool table.
+    slot: u64,
+    state: Mutex<State>,
+    crc_errors: AtomicU64,
+}
+
+/// What the pool's lock guards, besides its part of the index.
+struct State {
+    alive: bool,
+    held: Held,
+    /// The object used last and its record: swap devices have but one.
+    recent: Option<(ObjectId, u64)>,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    puts: u64,
+    gets: u64,
+    get_hits: u64,
+    flushes: u64,
+    flush_found: u64,
+    failed_puts: u64,
+}
+
+/// A page ready to be published.
+enum Stored {
+    Inline(Entry),
+    Block {
+        block: Block,
+        encoding: Encoding,
+        len: usize,
+    },
+}
+
+/// A page as found in the index, its payload in the context.
+enum Fetched {
+    Absent,
+    Pattern(u64),
+    Payload {
+        encoding: Encoding,
+        len: usize,
+        checksum: u32,
+    },
+}
+
+impl Pool {
+    pub(crate) fn new(space: Arc<Space>, codec: Codec, slot: u64, held: Held) -> Self {
+        let state = State {
+            alive: true,
+            held,
+            recent: None,
+            counters: Counters::default(),
+        };
+        Self {
+            space,
+            codec,
+            slot,
+            state: Mutex::new(state),
+            crc_errors: AtomicU64::new(0),
+        }
+    }
+
+    /// Stores a page. Once it returns `Ok`, the page is in the arena: it survives the process.
+    ///
+    /// While a put of an existing key is under way at the memory limit, its old page may leave
+    /// before the new one is there.
+    ///
+    /// # Errors
+    /// `NoMemory` for a new key, `NoSpace` for an existing one, whose old page is flushed then.
+    pub fn put(
+        &self,
+        cx: &mut Context,
+        object: ObjectId,
+        index: u32,
+        page: &Page,
+    ) -> Result<(), PutError> {
+        let stored = self.store(cx, page);
+        let mut state = self.lock();
+        state.counters.puts += 1;
+        if !state.alive {
+            self.discard(stored);
+            return Err(PutError::NoDevice);
+        }
+        let stored = match stored {
+            Some(stored) => stored,
+            // What the old page leaves may be what the new one needs. No other thread's page
+            // is in danger: had there been room, it would have been taken.
+            None => match self.clear(&mut state, object, index, index).pages {
+                0 => return Err(Self::refuse(&mut state, PutError::NoMemory)),
+                _ => match self.store(cx, page) {
+                    Some(stored) => stored,
+                    None => return Err(Self::refuse(&mut state, PutError::NoSpace)),
+                },
+            },
+        };
+        self.publish(&mut state, object, index, stored)
+            .ok_or_else(|| Self::refuse(&mut state, PutError::NoMemory))
+    }
+
+    /// Fetches a page, which stays; whether it was there.
+    ///
+    /// # Errors
+    /// `Corrupt` if its stored bytes are damaged. What `out` holds then is not to be used.
+    pub fn get(
+        &self,
+        cx: &mut Context,
+        object: ObjectId,
+        index: u32,
+        out: &mut Page,
+    ) -> Result<bool, GetError> {
+        let fetched = {
+            let mut state = self.lock();
+            state.counters.gets += 1;
+            if !state.alive {
+                return Err(GetError::NoDevice);
+            }
+            let fetched = self.fetch(&mut state, cx, object, index);
+            state.counters.get_hits += u64::from(!matches!(fetched, Ok(Fetched::Absent)));
+            fetched
+        };
+        self.expand(cx, fetched, out)
+    }
+
+    /// Changes a page atomically: no other call sees or makes a change in between. An absent
+    /// page begins as zeros. `f` runs under the pool's lock and must not use the pool.
+    ///
+    /// # Errors
+    /// See [`UpdateError`]; the page is then as it was before.
+    pub fn update(
+        &self,
+        cx: &mut Context,
+        object: ObjectId,
+        index: u32,
+        f: impl FnOnce(&mut Page),
+    ) -> Result<(), UpdateError> {
+        let mut page = [0; PAGE_SIZE];
+        let mut state = self.lock();
+        state.counters.puts += 1;
+        if !state.alive {
+            return Err(UpdateError::NoDevice);
+        }
+        let fetched = self.fetch(&mut state, cx, object, index);
+        if !self.expand(cx, fetched, &mut page)? {
+            page.fill(0);
+        }
+        f(&mut page);
+        self.store(cx, &page)
+            .and_then(|stored| self.publish(&mut state, object, index, stored))
+            .ok_or_else(|| Self::refuse(&mut state, UpdateError::NoMemory))
+    }
+
+    /// Removes a page; whether it was there. It never comes back.
+    pub fn flush(&self, object: ObjectId, index: u32) -> bool {
+        self.flush_range(object, index, 1) > 0
+    }
+
+    /// Removes the pages `first..first + count`; how many there were.
+    pub fn flush_range(&self, object: ObjectId, first: u32, count: u32) -> u64 {
+        let mut state = self.lock();
+        state.counters.flushes += u64::from(count);
+        let Some(more) = count.checked_sub(1) else {
+            return 0;
+        };
+        if !state.alive {
+            return 0;
+        }
+        let freed = self.clear(&mut state, object, first, first.saturating_add(more));
+        state.counters.flush_found += freed.pages;
+        freed.pages
+    }
+
+    /// Removes all pages of an object; how many there were.
+    pub fn flush_object(&self, object: ObjectId) -> u64 {
+        let mut state = self.lock();
+        state.counters.flushes += 1;
+        if !state.alive {
+            return 0;
+        }
+        state.recent = None;
+        let freed = self.space.remove_object(self.root(), object);
+        state.held -= freed;
+        state.counters.flush_found += freed.pages;
+        freed.pages
+    }
+
+    /// Calls `f(pages, present)` for the alternating runs of pages that are there and that are
+    /// not, over `first..first + count`, in order. `f` runs under the pool's lock and must not
+    /// use the pool.
+    pub fn runs(&self, object: ObjectId, first: u32, count: u32, mut f: impl FnMut(u32, bool)) {
+        let Some(more) = count.checked_sub(1) else {
+            return;
+        };
+        let last = first.saturating_add(more);
+        let mut run = (0_u64, false);
+        let mut emit = |(pages, present): (u64, bool)| {
+            if let Ok(pages @ 1..) = u32::try_from(pages) {
+                f(pages, present);
+            }
+        };
+        let mut state = self.lock();
+        let record = match self.find(&mut state, object) {
+            Found::Record(record) if state.alive => record,
+            found => {
+                emit((
+                    u64::from(last - first) + 1,
+                    state.alive && found == Found::Poison,
+                ));
+                return;
+            }
+        };
+        self.space
+            .walk(record + object::ROOT, first, last, &mut |pages, present| {
+                if present == run.1 {
+                    run.0 += pages;
+                } else {
+                    emit(run);
+                    run = (pages, present);
+                }
+            });
+        emit(run);
+    }
+
+    /// The pool's figures.
+    pub fn stats(&self) -> PoolStats {
+        let state = self.lock();
+        let (held, counters) = (state.held, &state.counters);
+        PoolStats {
+            pages: held.pages,
+            stored_bytes: held.stored(),
+            same_filled: held.same_filled,
+            raw: held.raw,
+            index_bytes: held.index,
+            puts: counters.puts,
+            gets: counters.gets,
+            get_hits: counters.get_hits,
+            flushes: counters.flushes,
+            flush_found: counters.flush_found,
+            failed_puts: counters.failed_puts,
+            crc_errors: self.crc_errors.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn held(&self) -> Held {
+        self.lock().held
+    }
+
+    /// Ends the pool: from now on every call fails, and all it held is free.
+    pub(crate) fn destroy(&self) {
+        let mut state = self.lock();
+        state.alive = false;
+        let directory = Entry::decode(self.space.arena.load(self.root()));
+        // This store destroys the pool; what follows concerns this process only.
+        self.space.arena.store(self.slot + layout::pool::STATE, 0);
+        let freed = self.space.release(directory);
+        state.held -= freed;
+        state.recent = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn root(&self) -> u64 {
+        self.slot + layout::pool::ROOT
+    }
+
+    fn refuse<E>(state: &mut State, error: E) -> E {
+        state.counters.failed_puts += 1;
+        error
+    }
+
+    fn find(&self, state: &mut State, object: ObjectId) -> Found {
+        if let Some((_, record)) = state.recent.filter(|&(id, _)| id == object) {
+            return Found::Record(record);
+        }
+        let found = self.space.find_object(self.root(), object);
+        if let Found::Record(record) = found {
+            state.recent = Some((object, record));
+        }
+        found
+    }
+
+    /// Writes a page into the arena, not yet published; `None` if there is no room.
+    fn store(&self, cx: &mut Context, page: &Page) -> Option<Stored> {
+        let pattern = codec::same_filled(page);
+        if let Some(entry) = pattern.and_then(Entry::pattern) {
+            return Some(Stored::Inline(entry));
+        }
+        let word;
+        let (encoding, payload) = match pattern {
+            Some(pattern) => {
+                word = pattern.to_ne_bytes();
+                (Encoding::Pattern, word.as_slice())
+            }
+            None => cx.encode(self.codec, page),
+        };
+        let block = self.space.pam.allocate(HEADER + payload.len())?;
+        let checksum = Location::checksum(encoding, payload);
+        self.space
+            .arena
+            .store(block.offset + layout::CHECK, u64::from(checksum));
+        self.space
+            .arena
+            .write(block.offset + HEADER as u64, payload);
+        Some(Stored::Block {
+            block,
+            encoding,
+            len: payload.len(),
+        })
+    }
+
+    /// Frees what `store` wrote.
+    fn discard(&self, stored: Option<Stored>) {
+        if let Some(Stored::Block { block, .. }) = stored {
+            self.space.pam.free(block.offset);
+        }
+    }
+
+    /// Makes a stored page the one at its key; `None`, and it is freed, if the index has no
+    /// room, which only a new key can meet.
+    fn publish(
+        &self,
+        state: &mut State,
+        object: ObjectId,
+        index: u32,
+        stored: Stored,
+    ) -> Option<()> {
+        let Some(at) = self.slot(state, object, index) else {
+            self.discard(Some(stored));
+            return None;
+        };
+        let (entry, added) = match stored {
+            Stored::Inline(entry) => (entry, Held::INLINE),
+            Stored::Block {
+                block,
+                encoding,
+                len,
+            } => {
+                let location = Location {
+                    encoding,
+                    len,
+                    place: block.place,
+                    slot: at,
+                };
+                self.space.arena.store(block.offset, location.encode());
+                (Entry::Block(block.offset), Held::block(location))
+            }
+        };
+        let old = Entry::decode(self.space.arena.load(at));
+        self.space.publish(at, old, entry);
+        state.held += added;
+        state.held -= self.space.release(old);
+        Some(())
+    }
+
+    /// The slot of a page, made if need be.
+    fn slot(&self, state: &mut State, object: ObjectId, index: u32) -> Option<u64> {
+        let (record, new) = match self.find(state, object) {
+            Found::Record(record) => (record, false),
+            Found::Absent | Found::Poison => (
+                self.space
+                    .add_object(self.root(), object, &mut state.held)?,
+                true,
+            ),
+        };
+        let at = self
+            .space
+            .make_page(record + object::ROOT, index, &mut state.held);
+        if at.is_none() && new {
+            state.held -= self.space.remove_object(self.root(), object);
+        }
+        at
+    }
+
+    /// Removes pages from the index, and the object with its last one.
+    fn clear(&self, state: &mut State, object: ObjectId, first: u32, last: u32) -> Held {
+        let Found::Record(record) = self.find(state, object) else {
+            return Held::default();
+        };
+        let mut freed = self.space.clear(record + object::ROOT, first, last);
+        if self.space.arena.load(record + object::ROOT) == 0 {
+            state.recent = None;
+            freed += self.space.remove_object(self.root(), object);
+        }
+        state.held -= freed;
+        freed
+    }
+
+    /// Looks a page up and copies its payload into the context.
+    fn fetch(
+        &self,
+        state: &mut State,
+        cx: &mut Context,
+        object: ObjectId,
+        index: u32,
+    ) -> Result<Fetched, GetError> {
+        let record = match self.find(state, object) {
+            Found::Record(record) => record,
+            Found::Absent => return Ok(Fetched::Absent),
+            Found::Poison => return Err(GetError::Corrupt),
+        };
+        let at = match self.space.find_page(record + object::ROOT, index) {
+            Place::Slot(at) => at,
+            Place::Absent => return Ok(Fetched::Absent),
+            Place::Poison => return Err(GetError::Corrupt),
+        };
+        match Entry::decode(self.space.arena.load(at)) {
+            Entry::Empty => Ok(Fetched::Absent),
+            Entry::Pattern(word) => Ok(Fetched::Pattern(word)),
+            Entry::Block(offset) => {
+                let location = Location::decode(self.space.arena.load(offset))
+                    .filter(|location| location.slot == at)
+                    .ok_or(GetError::Corrupt)?;
+                // The upper half has room for a hash of the raw page.
+                let checksum = self.space.arena.load(offset + layout::CHECK) as u32;
+                let payload = cx.payload_mut(location.len);
+                self.space.arena.read(offset + HEADER as u64, payload);
+                let Location { encoding, len, .. } = location;
+                Ok(Fetched::Payload {
+                    encoding,
+                    len,
+                    checksum,
+                })
+            }
+            _ => Err(GetError::Corrupt),
+        }
+    }
+
+    /// Turns what was fetched into a page; whether there was one.
+    fn expand(
+        &self,
+        cx: &mut Context,
+        fetched: Result<Fetched, GetError>,
+        out: &mut Page,
+    ) -> Result<bool, GetError> {
+        let page = match fetched {
+            Ok(Fetched::Absent) => return Ok(false),
+            Ok(Fetched::Pattern(word)) => {
+                codec::fill(out, word);
+                Some(())
+            }
+            Ok(Fetched::Payload {
+                encoding,
+                len,
+                checksum,
+            }) => {
+                let sound = Location::checksum(encoding, cx.payload(len)) == checksum;
+                sound.then(|| cx.decode(encoding, len, out)).flatten()
+            }
+            Err(_) => None,
+        };
+        page.map(|()| true).ok_or_else(|| {
+            self.crc_errors.fetch_add(1, Relaxed);
+            GetError::Corrupt
+        })
+    }
+}

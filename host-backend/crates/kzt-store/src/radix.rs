@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The radix tree of an object's pages: nodes of 512 entries, grown upwards as indices need.
+//!
+//! Every function works under the lock of the pool that owns the tree. Whatever takes more than
+//! one store is built aside and published by one; what leaves is unlinked by one store before
+//! any of it is freed.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::entry::{Entry, MAX_LEVEL};
+use crate::layout::{self, FRAME, Location};
+use crate::space::{Held, Space};
+
+/// Bits of an index that one level resolves.
+const BITS: u32 = 9;
+/// Entries of a node.
+pub(crate) const ENTRIES: u64 = 1 << BITS;
+
+/// Pages below an entry that is held by a node of `level`.
+pub(crate) fn span(level: u32) -> u64 {
+    1 << (BITS * (level - 1))
+}
+
+/// Offset of the entry for `index` in a node.
+fn slot(frame: u64, level: u32, index: u64) -> u64 {
+    frame + index / span(level) % ENTRIES * 8
+}
+
+/// Where a page's entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In this slot, which may be empty.
+    Slot(u64),
+    /// There is no node for it.
+    Absent,
+    /// Its node was lost to damage.
+    Poison,
+}
+
+impl Space {
+    /// Finds the slot of a page.
+    pub(crate) fn find_page(&self, root: u64, index: u32) -> Place {
+        let index = u64::from(index);
+        let mut at = root;
+        // The tree's height bounds the walk even if its entries are damaged.
+        for _ in 0..MAX_LEVEL {
+            match Entry::decode(self.arena.load(at)) {
+                Entry::Node { frame, level } => {
+                    if index / span(level) >= ENTRIES && at == root {
+                        return Place::Absent;
+                    }
+                    at = slot(frame, level, index);
+                    if level == 1 {
+                        return Place::Slot(at);
+                    }
+                }
+                Entry::Empty => return Place::Absent,
+                _ => return Place::Poison,
+            }
+        }
+        Place::Poison
+    }
+
+    /// Finds the slot of a page, making the nodes it needs; `None` if there is no room for them,
+    /// and nothing has changed. If the slot stays empty, `clear` takes the nodes back.
+    pub(crate) fn make_page(&self, root: u64, index: u32, held: &mut Held) -> Option<u64> {
+        let index = u64::from(index);
+        self.grow(root, index, held)?;
+        let mut at = root;
+        loop {
+            match Entry::decode(self.arena.load(at)) {
+                Entry::Node { frame, level } => {
+                    at = slot(frame, level, index);
+                    if level == 1 {
+                        return Some(at);
+                    }
+                    let child = Entry::decode(self.arena.load(at));
+                    if !matches!(child, Entry::Node { .. }) {
+                        let chain = self.chain(level - 1, index, child, held)?;
+                        self.publish(at, child, chain);
+                    }
+                }
+                // `grow` and the step above leave nothing but nodes.
+                _ => return None,
+            }
+        }
+    }
+
+    /// Gives the tree a root node that covers `index`.
+    fn grow(&self, root: u64, index: u64, held: &mut Held) -> Option<()> {
+        loop {
+            let old = Entry::decode(self.arena.load(root));
+            let new = match old {
+                Entry::Node { level, .. } if index / span(level) < ENTRIES => return Some(()),
+                Entry::Node { level, .. } => {
+                    let frame = self.frames.allocate_node(Entry::Empty.encode())?;
+                    *held += Held::index(FRAME);
+                    self.arena.store(frame, old.encode());
+                    self.frames.at(frame).used.store(1, Relaxed);
+                    Entry::Node {
+                        frame,
+                        level: level + 1,
+                    }
+                }
+                Entry::Empty => {
+                    let level = (1..MAX_LEVEL).find(|&level| index / span(level) < ENTRIES);
+                    self.chain(level.unwrap_or(MAX_LEVEL), index, old, held)?
+                }
+                // How high the tree was is not known any more: everything is poisoned.
+                _ => self.chain(MAX_LEVEL, index, Entry::Poison, held)?,
+            };
+            self.arena.store(root, new.encode());
+        }
+    }
+
+    /// Builds nodes from `level` down to 1 for the path to `index`, aside. Where they take the
+    /// place of something poisoned, all else in them is poison.
+    fn chain(&self, level: u32, index: u64, replaced: Entry, held: &mut Held) -> Option<Entry> {
+        let (fill, others) = match replaced {
+            Entry::Empty => (Entry::Empty, 0),
+            _ => (Entry::Poison, ENTRIES as u16 - 1),
+        };
+        let mut child = fill;
+        for level in 1..=level {
+            let Some(frame) = self.frames.allocate_node(fill.encode()) else {
+                if child != fill {
+                    *held -= self.release(child);
+                }
+                return None;
+            };
+            *held += Held::index(FRAME);
+            self.arena.store(slot(frame, level, index), child.encode());
+            let used = others + u16::from(child != Entry::Empty);
+            self.frames.at(frame).used.store(used, Relaxed);
+            child = Entry::Node { frame, level };
+        }
+        Some(child)
+    }
+
+    /// Puts an entry into a node's slot, which held `old`, and counts it there.
+    pub(crate) fn publish(&self, at: u64, old: Entry, new: Entry) {
+        self.arena.store(at, new.encode());
+        if old == Entry::Empty {
+            let used = &self.frames.at(at).used;
+            used.store(used.load(Relaxed) + 1, Relaxed);
+        }
+    }
+
+    /// Removes the pages `first..=last`, and the nodes that become empty, from the tree.
+    pub(crate) fn clear(&self, root: u64, first: u32, last: u32) -> Held {
+        let mut freed = Held::default();
+        let top = match Entry::decode(self.arena.load(root)) {
+            Entry::Node { level, .. } => level,
+            _ => MAX_LEVEL,
+        };
+        let range = (u64::from(first), u64::from(last));
+        self.clear_entry(root, 0, span(top + 1), range, &mut freed);
+        freed
+    }
+
+    /// Removes the part of `range` that lies below the entry at `at`, which covers `pages` pages
+    /// from `base`. Whether the entry is empty then.
+    fn clear_entry(
+        &self,
+        at: u64,
+        base: u64,
+        pages: u64,
+        range: (u64, u64),
+        freed: &mut Held,
+    ) -> bool {
+        let entry = Entry::decode(self.arena.load(at));
+        let (first, last) = range;
+        if entry == Entry::Empty {
+            return true;
+        }
+        // A tree of full height covers more than there are indices.
+        if first <= base && (base + (pages - 1)).min(u64::from(u32::MAX)) <= last {
+            self.arena.store(at, 0);
+            *freed += self.release(entry);
+            return true;
+        }
+        // A poisoned entry that is cleared in part stays: nobody knows the other part.
+        let Entry::Node { frame, level } = entry else {
+            return false;
+        };
+        let step = span(level);
+        let from = first.saturating_sub(base) / step;
+        let to = (last.saturating_sub(base) / step).min(ENTRIES - 1);
+        let mut emptied = 0;
+        for number in from..=to {
+            let child = frame + number * 8;
+            if self.arena.load(child) != 0
+                && self.clear_entry(child, base + number * step, step, range, freed)
+            {
+                emptied += 1;
+            }
+        }
+        let used = &self.frames.at(frame).used;
+        let left = used.load(Relaxed) - emptied;
+        used.store(left, Relaxed);
+        if left > 0 {
+            return false;
+        }
+        self.arena.store(at, 0);
+        self.frames.free_node(frame);
+        *freed += Held::index(FRAME);
+        true
+    }
+
+    /// Frees all that hangs on an entry which is in no slot any more.
+    pub(crate) fn release(&self, entry: Entry) -> Held {
+        match entry {
+            Entry::Empty | Entry::Poison => Held::default(),
+            Entry::Pattern(_) => Held::INLINE,
+            Entry::Block(offset) => {
+                let location = Location::decode(self.arena.load(offset));
+                self.pam.free(offset);
+                location.map_or_else(Held::default, Held::block)
+            }
+            Entry::Node { frame, .. } => {
+                let mut freed = Held::index(FRAME);
+                for number in 0..ENTRIES {
+                    let child = Entry::decode(self.arena.load(frame + number * 8));
+                    freed += self.release(child);
+                }
+                self.frames.free_node(frame);
+                freed
+            }
+            Entry::Object(record) => {
+                let root = self.arena.load(record + layout::object::ROOT);
+                let mut freed = Held::index(layout::object::BYTES as u64);
+                freed += self.release(Entry::decode(root));
+                self.pam.free(record);
+                freed
+            }
+            Entry::Trie(node) => {
+                let mut freed = Held::index(layout::trie::BYTES as u64);
+                for number in 0..layout::trie::ENTRIES {
+                    let child = Entry::decode(self.arena.load(node + number * 8));
+                    freed += self.release(child);
+                }
+                self.pam.free(node);
+                freed
+            }
+        }
+    }
+
+    /// Calls `f` with runs of pages that are all there, or all not, over `first..=last`, in
+    /// order; neighbouring runs may be alike. Poisoned pages are there: to get one is an error.
+    pub(crate) fn walk(&self, root: u64, first: u32, last: u32, f: &mut impl FnMut(u64, bool)) {
+        let (mut index, end) = (u64::from(first), u64::from(last) + 1);
+        while index < end {
+            let (present, until) = self.presence(root, index);
+            let until = until.min(end);
+            f(until - index, present);
+            index = until;
+        }
+    }
+
+    /// Whether a page is there, and up to which index the same entry says so.
+    fn presence(&self, root: u64, index: u64) -> (bool, u64) {
+        let mut at = root;
+        let mut pages = u64::MAX;
+        loop {
+            match Entry::decode(self.arena.load(at)) {
+                Entry::Node { frame, level } => {
+                    if at == root && index / span(level) >= ENTRIES {
+                        return (false, u64::MAX);
+                    }
+                    at = slot(frame, level, index);
+                    pages = span(level);
+                }
+                entry => {
+                    let until = (index / pages).saturating_add(1).saturating_mul(pages);
+                    return (entry != Entry::Empty, until);
+                }
+            }
+        }
+    }
+}

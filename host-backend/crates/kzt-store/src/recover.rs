@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Recovery: walks the index, which is the truth, and rebuilds the allocators from it.
+//!
+//! Nothing in the file is believed: offsets, alignment, sizes, back-references and overlaps are
+//! checked before anything is followed. What is damaged becomes poison, so that its pages answer
+//! with an error and not with zeros; nodes that hold nothing (their page was never published)
+//! are unlinked. Each change is one store and makes the next walk's work smaller: a process
+//! that dies in the middle is recovered like any other.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::ObjectId;
+use crate::entry::{Entry, MAX_LEVEL};
+use crate::frames::Use;
+use crate::layout::{EXTENT, FRAME, HEADER, Location, object, trie};
+use crate::pam::Block;
+use crate::radix::ENTRIES;
+use crate::space::{Held, Path, Space};
+
+/// The frames of the arena that have blocks in the file. The others are not touched: reading a
+/// hole would allocate it, and on a full tmpfs that kills the process.
+pub(crate) struct Present(Vec<u64>);
+
+impl Present {
+    /// Asks the file system.
+    pub(crate) fn of(space: &Space) -> std::io::Result<Self> {
+        let frames = space.frames.count() as usize;
+        let mut bits = vec![0_u64; frames.div_ceil(64)];
+        space.arena.data_ranges(|start, end| {
+            for frame in start.div_ceil(FRAME)..end / FRAME {
+                if let Some(word) = bits.get_mut((frame / 64) as usize) {
+                    *word |= 1 << (frame % 64);
+                }
+            }
+        })?;
+        Ok(Self(bits))
+    }
+
+    /// Whether a frame has content.
+    pub(crate) fn has(&self, frame: u32) -> bool {
+        self.0
+            .get(frame as usize / 64)
+            .is_some_and(|word| word >> (frame % 64) & 1 == 1)
+    }
+}
+
+/// One walk over the arena.
+pub(crate) struct Recoverer<'a> {
+    space: &'a Space,
+    present: &'a Present,
+    /// What has been found so far.
+    pub(crate) held: Held,
+    /// Entries that were damaged.
+    pub(crate) dropped: u64,
+}
+
+impl<'a> Recoverer<'a> {
+    pub(crate) fn new(space: &'a Space, present: &'a Present) -> Self {
+        Self {
+            space,
+            present,
+            held: Held::default(),
+            dropped: 0,
+        }
+    }
+
+    /// Recovers a pool from the slot of its directory.
+    pub(crate) fn pool(&mut self, root: u64) {
+        self.directory(root, 0, &mut Vec::new());
+    }
+
+    fn load(&self, at: u64) -> Entry {
+        Entry::decode(self.space.arena.load(at))
+    }
+
+    fn poison(&mut self, at: u64) -> bool {
+        self.dropped += 1;
+        self.space.arena.store(at, Entry::Poison.encode());
+        true
+    }
+
+    /// Whether an aligned range lies in one frame behind the first extent that has content.
+    fn readable(&self, offset: u64, bytes: usize) -> bool {
+        offset >= EXTENT
+            && offset % bytes.next_power_of_two() as u64 == 0
+            && u32::try_from(offset / FRAME).is_ok_and(|frame| self.present.has(frame))
+    }
+
+    /// Recovers what the directory's entry at `at` leads to; `steps` is the way there. Whether
+    /// the entry is still in use.
+    fn directory(&mut self, at: u64, depth: u32, steps: &mut Vec<u64>) -> bool {
+        match self.load(at) {
+            Entry::Empty => false,
+            // Known from an earlier recovery.
+            Entry::Poison => true,
+            Entry::Object(record) => self.object(at, record, steps),
+            Entry::Trie(node) if depth < Path::LEVELS => {
+                if !self.small(node, trie::BYTES) {
+                    return self.poison(at);
+                }
+                let mut used = false;
+                for number in 0..trie::ENTRIES {
+                    steps.push(number * 8);
+                    used |= self.directory(node + number * 8, depth + 1, steps);
+                    steps.pop();
+                }
+                self.keep(at, used, trie::BYTES as u64, |space| space.pam.free(node))
+            }
+            _ => self.poison(at),
+        }
+    }
+
+    /// Takes a small part of the index, which has no header: its run is the frame it is in.
+    fn small(&self, offset: u64, bytes: usize) -> bool {
+        let size = bytes.next_power_of_two();
+        let place = (offset % FRAME) as u32 / size as u32;
+        self.readable(offset, bytes)
+            && self
+                .space
+                .pam
+                .claim(Block { offset, place }, bytes, &|f| self.present.has(f))
+    }
+
+    /// Counts a part of the index that holds something, and unlinks one that holds nothing.
+    fn keep(&mut self, at: u64, used: bool, bytes: u64, free: impl FnOnce(&Space)) -> bool {
+        if used {
+            self.held += Held::index(bytes);
+        } else {
+            self.space.arena.store(at, 0);
+            free(self.space);
+        }
+        used
+    }
+
+    fn object(&mut self, at: u64, record: u64, steps: &[u64]) -> bool {
+        if !self.readable(record, object::BYTES) {
+            return self.poison(at);
+        }
+        let words = [0, 8, 16].map(|word| self.space.arena.load(record + object::ID + word));
+        let path = self.space.path(ObjectId(words));
+        let sound = self.space.arena.load(record + object::CHECK) == path.check()
+            && (0..)
+                .zip(steps)
+                .all(|(depth, &step)| path.step(depth) == step);
+        if !sound || !self.small(record, object::BYTES) {
+            return self.poison(at);
+        }
+        let used = self.radix(record + object::ROOT, None);
+        self.keep(at, used, object::BYTES as u64, |space| {
+            space.pam.free(record)
+        })
+    }
+
+    /// Recovers a radix node of the level that its parent asks for.
+    fn radix(&mut self, at: u64, expected: Option<u32>) -> bool {
+        match self.load(at) {
+            Entry::Empty => false,
+            Entry::Poison => true,
+            Entry::Node { frame, level } if expected.is_none_or(|expected| expected == level) => {
+                debug_assert!(level <= MAX_LEVEL);
+                let claimed = u32::try_from(frame / FRAME).is_ok_and(|number| {
+                    self.space
+                        .frames
+                        .claim(number, 1, Use::Node, |f| self.present.has(f))
+                });
+                if !claimed {
+                    return self.poison(at);
+                }
+                let mut used = 0;
+                for child in (0..ENTRIES).map(|number| frame + number * 8) {
+                    used += u16::from(if level == 1 {
+                        self.page(child)
+                    } else {
+                        self.radix(child, Some(level - 1))
+                    });
+                }
+                self.space.frames.at(frame).used.store(used, Relaxed);
+                self.keep(at, used > 0, FRAME, |space| space.frames.free_node(frame))
+            }
+            _ => self.poison(at),
+        }
+    }
+
+    fn page(&mut self, at: u64) -> bool {
+        match self.load(at) {
+            Entry::Empty => false,
+            Entry::Poison => true,
+            Entry::Pattern(_) => {
+                self.held += Held::INLINE;
+                true
+            }
+            Entry::Block(offset) => {
+                let Some(location) = self.block(at, offset) else {
+                    return self.poison(at);
+                };
+                self.held += Held::block(location);
+                true
+            }
+            _ => self.poison(at),
+        }
+    }
+
+    /// Takes the block at `offset` for the entry at `at`, if it is that entry's.
+    fn block(&self, at: u64, offset: u64) -> Option<Location> {
+        if !self.readable(offset, HEADER) {
+            return None;
+        }
+        let location = Location::decode(self.space.arena.load(offset))?;
+        let block = Block {
+            offset,
+            place: location.place,
+        };
+        let bytes = HEADER + location.len;
+        (location.slot == at && self.space.pam.claim(block, bytes, &|f| self.present.has(f)))
+            .then_some(location)
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What all pools of a store share, and how much of it a pool holds.
+
+use std::sync::Arc;
+
+use crate::ObjectId;
+use crate::arena::Arena;
+use crate::codec::Encoding;
+use crate::frames::Frames;
+use crate::layout::{self, HEADER, Location};
+use crate::pam::Pam;
+
+/// The arena with its allocators.
+pub(crate) struct Space {
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) frames: Arc<Frames>,
+    pub(crate) pam: Box<dyn Pam>,
+    /// Random per arena: clients can't foresee where an object's id leads in the directory.
+    pub(crate) key: [u64; 3],
+}
+
+impl Space {
+    /// The path of an object's id through the directory: an invertible mix, so that different
+    /// ids part somewhere.
+    pub(crate) fn path(&self, id: ObjectId) -> Path {
+        let mut words = id.0;
+        let mut carry = 0;
+        for (word, key) in words.iter_mut().zip(self.key) {
+            *word = mix(*word ^ key ^ carry);
+            carry = *word;
+        }
+        // The last word depends on all of the id: it leads.
+        words.reverse();
+        Path(words)
+    }
+}
+
+/// An object's path through the directory, 4 bits a level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Path([u64; 3]);
+
+impl Path {
+    /// Levels there are.
+    pub(crate) const LEVELS: u32 = 48;
+
+    /// Offset, in a directory's node at `depth`, of the entry that the path takes.
+    pub(crate) fn step(self, depth: u32) -> u64 {
+        let [a, b, c] = self.0;
+        let word = match depth / 16 {
+            0 => a,
+            1 => b,
+            _ => c,
+        };
+        (word >> (depth % 16 * 4)) % layout::trie::ENTRIES * 8
+    }
+
+    /// A check of the whole id, kept in the object's record.
+    pub(crate) fn check(self) -> u64 {
+        let [a, b, c] = self.0;
+        mix(a ^ b.rotate_left(21) ^ c.rotate_left(42))
+    }
+}
+
+/// An invertible mix of 64 bits (the finalizer of `SplitMix64`).
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+/// What part of an index holds. Sums are exact: every page that enters or leaves is counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Pages.
+    pub(crate) pages: u64,
+    /// Pages that are one repeated word.
+    pub(crate) same_filled: u64,
+    /// Pages kept as they are.
+    pub(crate) raw: u64,
+    /// Blocks of pages.
+    pub(crate) blocks: u64,
+    /// Their payload in bytes.
+    pub(crate) payload: u64,
+    /// Bytes of radix nodes, records and directory nodes.
+    pub(crate) index: u64,
+}
+
+impl Held {
+    /// A page without a block.
+    pub(crate) const INLINE: Self = Self {
+        pages: 1,
+        same_filled: 1,
+        raw: 0,
+        blocks: 0,
+        payload: 0,
+        index: 0,
+    };
+
+    /// A page in a block.
+    pub(crate) fn block(location: Location) -> Self {
+        Self {
+            pages: 1,
+            same_filled: u64::from(location.encoding == Encoding::Pattern),
+            raw: u64::from(location.encoding == Encoding::Raw),
+            blocks: 1,
+            payload: location.len as u64,
+            index: 0,
+        }
+    }
+
+    /// A part of the index.
+    pub(crate) fn index(bytes: u64) -> Self {
+        Self {
+            index: bytes,
+            ..Self::default()
+        }
+    }
+
+    /// Bytes of blocks, headers included.
+    pub(crate) fn stored(self) -> u64 {
+        self.payload + self.blocks * HEADER as u64
+    }
+
+    fn zip(self, other: Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            pages: f(self.pages, other.pages),
+            same_filled: f(self.same_filled, other.same_filled),
+            raw: f(self.raw, other.raw),
+            blocks: f(self.blocks, other.blocks),
+            payload: f(self.payload, other.payload),
+            index: f(self.index, other.index),
+        }
+    }
+}
+
+impl std::ops::AddAssign for Held {
+    fn add_assign(&mut self, other: Self) {
+        *self = self.zip(other, u64::wrapping_add);
+    }
+}
+
+impl std::ops::SubAssign for Held {
+    fn sub_assign(&mut self, other: Self) {
+        *self = self.zip(other, u64::wrapping_sub);
+    }
+}

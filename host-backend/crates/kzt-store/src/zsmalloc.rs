@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Size classes over runs of frames, in the manner of the kernel's zsmalloc.
+//!
+//! A class packs blocks of one size, end to end, into runs of contiguous frames; the length of
+//! the runs is chosen to waste least. Each class has its own lock. A frame's record says which
+//! run and class it belongs to, a run's records have a bit for every block in use.
+
+// Class numbers come from `CLASSES`-sized tables built here; frame numbers were checked.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "process-private tables, indices made here"
+)]
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+
+use crate::frames::{Frames, NONE, Use};
+use crate::layout::{EXTENT_FRAMES, FRAME, HEADER};
+use crate::lock;
+use crate::pam::{Block, Pam};
+use crate::{PAGE_SIZE, layout};
+
+/// Blocks are multiples of this.
+const GRAIN: usize = 16;
+/// Smallest block: a frame's record has 64 bits.
+const MIN_BLOCK: usize = 64;
+/// Largest block: a raw page and its header.
+const MAX_BLOCK: usize = PAGE_SIZE + HEADER;
+/// Runs up to this length are tried for every class. Longer ones waste little less, and are
+/// hard to find in extents of 16 frames.
+const MAX_RUN: u32 = 8;
+
+/// One size class.
+struct Class {
+    /// Bytes of a block.
+    size: usize,
+    /// Frames of a run.
+    frames: u32,
+    /// Blocks of a run.
+    blocks: u32,
+    /// First frame of the first run that has both used and free blocks.
+    partial: Mutex<u32>,
+}
+
+/// The allocator.
+pub(crate) struct Zsmalloc {
+    frames: Arc<Frames>,
+    classes: Box<[Class]>,
+    /// Class of a block by its size in grains, rounded up.
+    by_size: Box<[u8]>,
+}
+
+impl Zsmalloc {
+    pub(crate) fn new(frames: Arc<Frames>) -> Self {
+        let mut classes: Vec<Class> = Vec::new();
+        let mut by_size = vec![0; MIN_BLOCK / GRAIN];
+        for size in (MIN_BLOCK..=MAX_BLOCK).step_by(GRAIN) {
+            let (run, blocks) = shape(size);
+            // Sizes that would share a shape share the class: the size that fills it.
+            if !classes
+                .last()
+                .is_some_and(|last| (last.frames, last.blocks) == (run, blocks))
+            {
+                let size = run as usize * FRAME as usize / blocks as usize / GRAIN * GRAIN;
+                let partial = Mutex::new(NONE);
+                classes.push(Class {
+                    size,
+                    frames: run,
+                    blocks,
+                    partial,
+                });
+            }
+            by_size.push((classes.len() - 1) as u8);
+        }
+        Self {
+            frames,
+            classes: classes.into(),
+            by_size: by_size.into(),
+        }
+    }
+
+    fn class_of(&self, bytes: usize) -> Option<(u8, &Class)> {
+        let number = *self.by_size.get(bytes.div_ceil(GRAIN))?;
+        Some((number, &self.classes[number as usize]))
+    }
+
+    /// Sets or clears a block's bit; whether that changed it.
+    fn mark(&self, run: u32, place: u32, used: bool) -> bool {
+        let bitmap = &self.frames.frame(run + place / 64).bitmap;
+        let (bits, bit) = (bitmap.load(Relaxed), 1 << (place % 64));
+        bitmap.store(if used { bits | bit } else { bits & !bit }, Relaxed);
+        (bits & bit != 0) != used
+    }
+
+    fn link(&self, head: &mut u32, run: u32) {
+        let frame = self.frames.frame(run);
+        frame.next.store(*head, Relaxed);
+        frame.prev.store(NONE, Relaxed);
+        if *head != NONE {
+            self.frames.frame(*head).prev.store(run, Relaxed);
+        }
+        *head = run;
+    }
+
+    fn unlink(&self, head: &mut u32, run: u32) {
+        let frame = self.frames.frame(run);
+        let (next, prev) = (frame.next.load(Relaxed), frame.prev.load(Relaxed));
+        if prev == NONE {
+            *head = next;
+        } else {
+            self.frames.frame(prev).next.store(next, Relaxed);
+        }
+        if next != NONE {
+            self.frames.frame(next).prev.store(prev, Relaxed);
+        }
+    }
+}
+
+impl Pam for Zsmalloc {
+    fn allocate(&self, bytes: usize) -> Option<Block> {
+        let (number, class) = self.class_of(bytes)?;
+        let mut partial = lock(&class.partial);
+        if *partial == NONE {
+            let run = self.frames.allocate(class.frames, Use::Run)?;
+            for frame in run..run + class.frames {
+                self.frames.frame(frame).class.store(number, Relaxed);
+            }
+            self.link(&mut partial, run);
+        }
+        let run = *partial;
+        let place = (0..class.frames).find_map(|word| {
+            let bits = self.frames.frame(run + word).bitmap.load(Relaxed);
+            (bits != u64::MAX).then(|| word * 64 + bits.trailing_ones())
+        })?;
+        self.mark(run, place, true);
+        let used = &self.frames.frame(run).used;
+        let count = used.load(Relaxed) + 1;
+        used.store(count, Relaxed);
+        if u32::from(count) == class.blocks {
+            self.unlink(&mut partial, run);
+        }
+        let offset = u64::from(run) * FRAME + u64::from(place) * class.size as u64;
+        Some(Block { offset, place })
+    }
+
+    fn free(&self, offset: u64) {
+        let frame = self.frames.at(offset);
+        // Class and position of a frame don't change while one of its blocks is in use.
+        let class = &self.classes[frame.class.load(Relaxed) as usize];
+        let run = (offset / FRAME) as u32 - u32::from(frame.position.load(Relaxed));
+        let place = (offset - u64::from(run) * FRAME) / class.size as u64;
+        let mut partial = lock(&class.partial);
+        let freed = self.mark(run, place as u32, false);
+        debug_assert!(freed, "a block is freed once");
+        let used = &self.frames.frame(run).used;
+        let count = used.load(Relaxed) - 1;
+        used.store(count, Relaxed);
+        if u32::from(count) + 1 == class.blocks {
+            self.link(&mut partial, run);
+        }
+        if count == 0 {
+            self.unlink(&mut partial, run);
+            self.frames.free(run, class.frames);
+        }
+    }
+
+    fn claim(&self, block: Block, bytes: usize, present: &dyn Fn(u32) -> bool) -> bool {
+        let Some((number, class)) = self.class_of(bytes) else {
+            return false;
+        };
+        let inside = u64::from(block.place) * class.size as u64;
+        let Some(start) = block.offset.checked_sub(inside) else {
+            return false;
+        };
+        let Ok(run) = u32::try_from(start / FRAME) else {
+            return false;
+        };
+        if start % FRAME != 0 || block.place >= class.blocks || run >= self.frames.count() {
+            return false;
+        }
+        let head = self.frames.frame(run);
+        let known = head.usage() == Use::Run
+            && head.class.load(Relaxed) == number
+            && head.position.load(Relaxed) == 0;
+        if !known {
+            if !self.frames.claim(run, class.frames, Use::Run, present) {
+                return false;
+            }
+            for frame in run..run + class.frames {
+                self.frames.frame(frame).class.store(number, Relaxed);
+            }
+        }
+        let claimed = self.mark(run, block.place, true);
+        if claimed {
+            head.used.store(head.used.load(Relaxed) + 1, Relaxed);
+        }
+        claimed
+    }
+
+    fn settle(&self) {
+        for run in 0..self.frames.count() {
+            let head = self.frames.frame(run);
+            if head.usage() == Use::Run && head.position.load(Relaxed) == 0 {
+                let class = &self.classes[head.class.load(Relaxed) as usize];
+                if u32::from(head.used.load(Relaxed)) < class.blocks {
+                    self.link(&mut lock(&class.partial), run);
+                }
+            }
+        }
+    }
+}
+
+/// Frames and blocks of a run for blocks of `size` bytes: the shortest run among those that
+/// waste least. Raw pages, a header longer than a frame, take whole extents.
+fn shape(size: usize) -> (u32, u32) {
+    let blocks = |run: u32| (run as usize * FRAME as usize / size) as u32;
+    if size > FRAME as usize {
+        return (EXTENT_FRAMES, blocks(EXTENT_FRAMES));
+    }
+    let waste = |run: u32| run as usize * FRAME as usize - blocks(run) as usize * size;
+    // Wasted parts of two lengths are compared as fractions of them.
+    let mut best = 1;
+    for run in 2..=MAX_RUN {
+        if waste(run) * (best as usize) < waste(best) * run as usize {
+            best = run;
+        }
+    }
+    (best, blocks(best))
+}
+
+// Parts of the index have no header with a place: their classes' runs are single frames.
+const _: () = assert!(FRAME as usize % MIN_BLOCK == 0 && layout::object::BYTES <= MIN_BLOCK);
+const _: () = assert!(FRAME as usize % layout::trie::BYTES == 0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::RAW_ABOVE;
+
+    #[test]
+    fn runs_waste_little_and_fit_their_bitmaps() {
+        let compressed = MIN_BLOCK..=HEADER + RAW_ABOVE;
+        for size in compressed.step_by(GRAIN).chain([MAX_BLOCK]) {
+            let (run, blocks) = shape(size);
+            let bytes = run as usize * FRAME as usize;
+            let waste = bytes - blocks as usize * size;
+            assert!(blocks <= run * 64 && blocks >= 1, "{size}");
+            assert!(waste * 14 <= bytes, "{size}: {waste} of {bytes} wasted");
+            assert!(blocks <= 1024, "a place has 10 bits");
+        }
+    }
+}

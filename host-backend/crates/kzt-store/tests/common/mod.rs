@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What the tests share: arenas in /dev/shm that go when the test ends, and pages.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kzt_store::{Codec, Config, ObjectId, PAGE_SIZE, Page, Recovery, Store};
+
+/// The object of a swap device.
+pub const SWAP: ObjectId = ObjectId([0; 3]);
+
+pub const MIB: u64 = 1 << 20;
+
+/// An arena's path, removed on drop.
+pub struct ArenaPath(PathBuf);
+
+impl ArenaPath {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = format!("/dev/shm/kzt-store-test-{}-{number}", std::process::id());
+        Self(path.into())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn config(&self, memory: u64, codec: Codec) -> Config {
+        Config {
+            arena: self.0.clone(),
+            memory,
+            codec,
+        }
+    }
+
+    pub fn open(&self, memory: u64) -> (Store, Recovery) {
+        Store::open(&self.config(memory, Codec::Lzo)).unwrap()
+    }
+}
+
+impl Drop for ArenaPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A small generator (`SplitMix64`) for reproducible tests.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// The page that `seed` names: a quarter each same-filled, nearly empty, half random, random.
+pub fn page(seed: u64) -> Page {
+    let mut random = Random(seed);
+    let mut page = [0; PAGE_SIZE];
+    let random_bytes = match seed % 4 {
+        0 => {
+            let word = random.next() >> (seed / 4 % 3 * 20);
+            page.chunks_exact_mut(8)
+                .for_each(|chunk| chunk.copy_from_slice(&word.to_ne_bytes()));
+            return page;
+        }
+        1 => 16,
+        2 => 8 + random.below(3000) as usize,
+        _ => PAGE_SIZE,
+    };
+    page[..random_bytes]
+        .iter_mut()
+        .for_each(|byte| *byte = random.next() as u8);
+    page[PAGE_SIZE - 1] ^= 1;
+    page
+}
