@@ -6,8 +6,11 @@
     reason = "outside #[test] functions clippy does not see a test"
 )]
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 fn kzt_load(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kzt-load"))
@@ -79,29 +82,69 @@ fn without_json_it_is_one_line() {
     assert_eq!(stderr(&output), "");
 }
 
+/// A run that does not end by itself, killed with its owner, and its lines of progress.
+struct Endless {
+    child: Child,
+    progress: Lines<BufReader<ChildStderr>>,
+}
+
+impl Endless {
+    fn start(content: &str) -> Endless {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kzt-load"))
+            .args([
+                "anon",
+                "--size",
+                "1MiB",
+                "--passes",
+                "4000000000",
+                "--progress",
+            ])
+            .args(["--content", content])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let progress = BufReader::new(child.stderr.take().unwrap()).lines();
+        Endless { child, progress }
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
 #[test]
 fn progress_is_told_on_stderr_only_if_asked() {
-    // Long enough on any machine for the first second to pass within it, ended by the test.
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kzt-load"))
-        .args([
-            "anon",
-            "--size",
-            "1MiB",
-            "--content",
-            "random",
-            "--passes",
-            "4000000000",
-        ])
-        .arg("--progress")
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let stderr = child.stderr.take().unwrap();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let mut run = Endless::start("random");
+    let line = run.progress.next().unwrap().unwrap();
     assert!(line.starts_with("kzt-load: 1 s, pass "), "{line}");
+    assert!(line.ends_with(", 0 bad"), "{line}");
+}
+
+/// A byte changed behind its back, as a store would that gives back the wrong page.
+#[test]
+fn a_byte_changed_from_outside_is_a_bad_page() {
+    let mut run = Endless::start("zero");
+    run.progress.next().unwrap().unwrap(); // the fill is over
+    let process = Path::new("/proc").join(run.child.id().to_string());
+    let maps = std::fs::read_to_string(process.join("maps")).unwrap();
+    let start = maps
+        .lines()
+        .filter_map(|line| line.split_once(' ')?.0.split_once('-'))
+        .map(|(start, end)| [start, end].map(|hex| u64::from_str_radix(hex, 16).unwrap()))
+        .find_map(|[start, end]| (end - start == 1 << 20).then_some(start))
+        .unwrap();
+    let memory = File::options()
+        .write(true)
+        .open(process.join("mem"))
+        .unwrap();
+    memory.write_all_at(&[7], start + 5000).unwrap();
+    let bad = run
+        .progress
+        .find(|line| !line.as_ref().unwrap().ends_with(", 0 bad"));
+    assert!(bad.unwrap().unwrap().ends_with(", 1 bad"));
 }
 
 #[test]
