@@ -122,16 +122,26 @@ class Places:
 
         Owning a file does not help below a folder that one cannot pass.
         """
-        if self.user:
-            account = self.account()
-            groups = set(os.getgrouplist(account.pw_name, account.pw_gid))
-            for folder in reversed(path.absolute().parents):
-                if not _may_pass(folder.stat(), account.pw_uid, groups):
-                    raise HostUnable(
-                        f"the user {self.user} cannot reach {path}: {folder} is closed to it",
-                        hint="QEMU and the store never run as root; use another folder",
-                    )
+        for folder in reversed(path.absolute().parents):
+            if not self.may(folder, os.X_OK):
+                raise HostUnable(
+                    f"the user {self.account().pw_name} cannot reach {path}: {folder} is closed",
+                    hint="QEMU and the store never run as root; use another folder",
+                )
         return path
+
+    def may(self, path: Path, access: int) -> bool:
+        """Whether the service user has `access` (as for `os.access`) to what is at `path`."""
+        if self.user is None:
+            return os.access(path, access)
+        account, info = self.account(), path.stat()
+        if info.st_uid == account.pw_uid:
+            granted = info.st_mode >> 6
+        elif info.st_gid in os.getgrouplist(account.pw_name, account.pw_gid):
+            granted = info.st_mode >> 3
+        else:
+            granted = info.st_mode
+        return granted & access == access
 
     @staticmethod
     def check_socket(path: Path) -> Path:
@@ -154,11 +164,3 @@ def _account(name: str) -> pwd.struct_passwd:
             hint="as root, QEMU and the store run as this user, create it with: useradd --system "
             f"--home-dir /var/lib/{name} --shell /usr/sbin/nologin {name}",
         ) from None
-
-
-def _may_pass(folder: os.stat_result, uid: int, groups: set[int]) -> bool:
-    if folder.st_uid == uid:
-        return bool(folder.st_mode & stat.S_IXUSR)
-    if folder.st_gid in groups:
-        return bool(folder.st_mode & stat.S_IXGRP)
-    return bool(folder.st_mode & stat.S_IXOTH)

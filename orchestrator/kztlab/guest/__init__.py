@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What happens inside a guest: SSH, readiness, preparation, console.
 
-    shell = wait_ready(hypervisor, guest, keys, limit=300, progress=print)
-    prepare(shell, spec, progress=print)
-    shell.run("uname -r", timeout=10).stdout
+```
+shell = wait_ready(hypervisor, guest, keys, limit=300, progress=print)
+prepare(shell, spec, progress=print)
+shell.run("uname -r", timeout=10).stdout
+```
 
 `keys` has the private key `client` (a path) and the guests' public `host_key` (a .pub file's line).
 Progress is called with (step, elapsed, limit) several times a second and may raise to interrupt.

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 0.5
-_BANNER_SECONDS = 5.0
+_BANNER_SECONDS = (0.5, 5.0)
+"""How long to wait for a banner, at first and at most: a connection that QEMU took before the guest
+had a network is never answered, while a crowded guest needs seconds for its greeting."""
 
 
 class Progress(Protocol):
@@ -89,9 +91,15 @@ def wait_ready(
             return False
         return True
 
+    patience, most = _BANNER_SECONDS
+
     def banner() -> bool:
+        nonlocal patience
         waiting = partial(wait.tell, "SSH banner")
-        return has_banner("127.0.0.1", guest.ssh_port, _BANNER_SECONDS, waiting)
+        if has_banner("127.0.0.1", guest.ssh_port, patience, waiting):
+            return True
+        patience = min(patience * 1.5, most)
+        return False
 
     wait.until(
         [

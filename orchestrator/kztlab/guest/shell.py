@@ -43,6 +43,7 @@ _KEEPALIVE_SECONDS = 15
 _OPEN_SECONDS = 60.0
 _KILL_SECONDS = 10.0
 _SLICE_SECONDS = 0.2
+_NO_STATUS = 255
 _CHUNK = 64 << 10
 
 
@@ -59,7 +60,7 @@ class Completed:
     """A command that has ended."""
 
     exit: int
-    """Its exit status; 128 + N after signal N."""
+    """Its exit status; 128 + N after signal N, 255 if it took the shell around it along."""
     stdout: str
     stderr: str
 
@@ -205,8 +206,8 @@ class _Remote:
         self._transport = transport
         self._name = name
         self._command = command
-        # A subshell, so that a signal that ends the command is an exit status of the outer shell.
-        script = f"echo $$\n(\n{command}\n)\nexit $?"
+        # A shell around it, so that a signal that ends the command becomes an exit status.
+        script = f"echo $$; sh -c {shlex.quote(command)}; exit $?"
         try:
             self._channel = transport.open_session(timeout=_OPEN_SECONDS)
             self._channel.set_combine_stderr(combined)
@@ -273,10 +274,10 @@ class _Remote:
         while not self._channel.status_event.wait(_SLICE_SECONDS):
             self._check(deadline)
         status = self._channel.recv_exit_status()
-        if status < 0:
+        if status < 0 and not self._transport.is_active():
             raise self._lost()
         self._ended = True
-        return status
+        return status if status >= 0 else _NO_STATUS
 
     def _receive(self, deadline: float | None) -> bytes:
         while True:

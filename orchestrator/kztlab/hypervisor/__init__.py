@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests as virtual machines, through libvirt.
 
+```
 with Hypervisor.connect(places) as hypervisor:
-    accelerator = choose_accelerator(hypervisor, places, kernel=..., initrd=...)
-    guest = hypervisor.start(Domain(..., accelerator=accelerator.kind))
+    kind, why = accelerator(hypervisor, places, image)
+    guest = hypervisor.start(Domain(..., accelerator=kind))
     hypervisor.list("quickstart")
-    hypervisor.departure(guest)          # None, or why it is gone
+    hypervisor.departure(guest)  # None, or why it is gone
     hypervisor.destroy("quickstart", "web-1")
+```
 """
 
 from kztlab.hypervisor.connection import Hypervisor
@@ -19,9 +21,11 @@ from kztlab.hypervisor.model import (
     GuestState,
     NbdSwap,
 )
+from kztlab.hypervisor.probe import Accelerator, accelerator
 
 __all__ = [
     "SWAP_SERIAL",
+    "Accelerator",
     "AcceleratorKind",
     "Departure",
     "DiskSwap",
@@ -29,4 +33,5 @@ __all__ = [
     "GuestState",
     "Hypervisor",
     "NbdSwap",
+    "accelerator",
 ]
