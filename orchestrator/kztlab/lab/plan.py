@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a cluster.yaml asks of a lab that may be up already.
+
+A lab that is up can be given new guests, other workloads and another interval; its guests are then
+kept as they are. What would change a guest or the store asks for `kztlab down` first: a guest whose
+memory or swap silently differs from its file would spoil every figure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kztlab.errors import BadInput
+from kztlab.lab.record import GuestRecord, LabRecord, StoreRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pydantic import BaseModel
+
+    from kztlab.places import Places
+    from kztlab.spec import Cluster, Guest
+
+CLIENT_NAME_MAX = 31
+
+
+def plan(places: Places, spec: Path, cluster: Cluster, up: LabRecord | None) -> LabRecord:
+    """The record of the lab as it shall be; `up` is the one it has.
+
+    Raises `BadInput` if the file differs from what is up in more than can be added to it.
+    """
+    if up is not None:
+        differences = list(_differences(up, cluster))
+        if differences:
+            raise BadInput(
+                f"the lab {cluster.lab} is up and {spec} says otherwise: " + "; ".join(differences),
+                hint=f"take it down first: kztlab down {cluster.lab}",
+            )
+    record = LabRecord(lab=cluster.lab, spec=spec.absolute(), cluster=cluster)
+    if up is not None:
+        record = up.model_copy(update={"spec": spec.absolute(), "cluster": cluster})
+    if record.store is None and any(each.spec.frontend == "nbd" for each in cluster.expanded()):
+        record.store = _store(places, cluster)
+    for guest in cluster.expanded():
+        if guest.name not in record.guests:
+            record.guests[guest.name] = _guest(places, cluster, guest)
+    return record
+
+
+def _store(places: Places, cluster: Cluster) -> StoreRecord:
+    if cluster.store.socket is not None:
+        return StoreRecord(socket=Path(cluster.store.socket))
+    return StoreRecord(socket=places.check_socket(places.sockets(cluster.lab) / "api.sock"))
+
+
+def _guest(places: Places, cluster: Cluster, guest: Guest) -> GuestRecord:
+    return GuestRecord(
+        name=guest.name,
+        group=guest.group,
+        spec=guest.spec,
+        folder=places.lab(cluster.lab) / "guests" / guest.name,
+        client=_client(cluster, guest.name) if guest.spec.frontend == "nbd" else None,
+    )
+
+
+def _client(cluster: Cluster, guest: str) -> str:
+    """The guest's name in the store: in a store that several labs share, the lab's comes first."""
+    if cluster.store.socket is None:
+        return guest
+    name = f"{cluster.lab}-{guest}"
+    if len(name) > CLIENT_NAME_MAX:
+        raise BadInput(
+            f"in a shared store, {guest} would be named {name}: over {CLIENT_NAME_MAX} characters",
+            hint="give the lab or the guest a shorter name",
+        )
+    return name
+
+
+def _differences(up: LabRecord, cluster: Cluster) -> Iterator[str]:
+    wanted = {guest.name: guest for guest in cluster.expanded()}
+    for name, record in up.guests.items():
+        if name not in wanted:
+            yield f"it has no guest {name}"
+        else:
+            yield from _changes(f"guests.{name}", record.spec, wanted[name].spec, but="count")
+    if up.store is not None:
+        yield from _changes("store", up.cluster.store, cluster.store)
+
+
+def _changes(where: str, old: BaseModel, new: BaseModel, *, but: str = "") -> Iterator[str]:
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for key, value in before.items():
+        if key != but and value != after[key]:
+            yield f"{where}.{key} is {value}, not {after[key]}"

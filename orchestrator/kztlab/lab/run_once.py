@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`run`: a lab up, its workloads, its report, and down again whatever happens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kztlab.errors import BadInput, Interrupted
+from kztlab.lab import record
+from kztlab.lab.down import down_locked, release_host
+from kztlab.lab.lock import locked
+from kztlab.lab.up import Options, admitted, up_locked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kztlab.lab.progress import Progress
+    from kztlab.lab.run import Result
+    from kztlab.places import Places
+
+
+def run_once(
+    places: Places, spec: Path, options: Options, progress: Progress, *, keep_failed: bool
+) -> Result:
+    """Like `up`, and the lab goes down at the end; with `keep_failed` not if something failed.
+
+    Raises `BadInput` if the lab is up already: it is not this command's to take down.
+    """
+    cluster = admitted(places, spec)
+    lab = cluster.lab
+    with locked(places, lab):
+        if record.find(places, lab) is not None:
+            raise BadInput(
+                f"the lab {lab} is up already",
+                hint=f"take it down first: kztlab down {lab}; or give the file another `lab:`",
+            )
+        keep = False
+        try:
+            result = up_locked(places, spec, cluster, options, progress)
+            keep = keep_failed and result.failure is not None
+        except Interrupted as error:
+            raise Interrupted(f"interrupted; the lab {lab} is down again") from error
+        finally:
+            if not keep:
+                down_locked(places, lab, progress)
+    release_host(places)
+    return result

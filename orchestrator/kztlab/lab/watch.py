@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Notices at once when a guest goes away: panicked, killed, or stopped by QEMU."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Self
+
+from kztlab.errors import HostUnable
+from kztlab.guest.readiness import lost
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from kztlab.lab.session import Member, Session
+
+INTERVAL = 0.5
+"""Seconds between two looks at libvirt's list."""
+
+
+class Watch:
+    """Looks at the members until it is left; one that is gone gets its `loss`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._members: list[Member] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join(5)
+
+    def add(self, member: Member) -> None:
+        """Look at this one too from now on."""
+        self._members.append(member)
+
+    def _run(self) -> None:
+        while not self._done.wait(INTERVAL):
+            try:
+                self.look()
+            except HostUnable:
+                continue  # libvirt is away for the moment; the guests may well be there
+
+    def look(self) -> None:
+        """Look once."""
+        session = self._session
+        there = {state.uuid: state for state in session.hypervisor.list(session.record.lab)}
+        for member in list(self._members):
+            if member.loss is None:
+                state = there.get(member.state.uuid)
+                predicate = self._departed(member) if state is None else _stuck(state.state)
+                if predicate is not None:
+                    member.lose(lost(member.state, predicate))
+                    session.progress.done(member.name, predicate, ok=False)
+
+    def _departed(self, member: Member) -> str | None:
+        departure = self._session.hypervisor.departure(member.state)
+        return departure.detail if departure else None
+
+
+def _stuck(state: str) -> str | None:
+    if state == "paused":
+        return "was paused by QEMU, which happens when the host has no room for its disk"
+    return None

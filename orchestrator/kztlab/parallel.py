@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Several things at once, interruptible.
+
+A thread pool would make Ctrl-C wait for whatever its threads are blocked in. Here the threads are
+told to stop and get a moment to do so; one that cannot is left behind, which is safe because
+everything it might start is on record already (see `kztlab.lab.record`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from kztlab.errors import KztlabError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+GRACE = 3.0
+"""Seconds that interrupted threads get to come to an end."""
+
+
+class _Task(threading.Thread, Generic[T]):
+    def __init__(self, work: Callable[[], T]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self.result: T | KztlabError | None = None
+        self.bug: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self._work()
+        except KztlabError as error:
+            self.result = error
+        except Exception as error:  # noqa: BLE001  -- raised again by `in_parallel`
+            self.bug = error
+
+
+def in_parallel(
+    works: Mapping[K, Callable[[], T]],
+    stop: threading.Event,
+    *,
+    wake: Callable[[], None] = lambda: None,
+) -> dict[K, T | KztlabError]:
+    """Do all of it at once; each one's result, or the `KztlabError` it failed with.
+
+    An exception in the caller, such as KeyboardInterrupt, sets `stop`, which the works must heed,
+    calls `wake`, which ends what they may be blocked in, and passes on after at most `GRACE`
+    seconds.
+    """
+    tasks = {key: _Task(work) for key, work in works.items()}
+    try:
+        for task in tasks.values():
+            task.start()
+        for task in tasks.values():
+            task.join()
+    except BaseException:
+        stop.set()
+        wake()
+        deadline = time.monotonic() + GRACE
+        for task in tasks.values():
+            if task.is_alive():
+                task.join(max(0.0, deadline - time.monotonic()))
+        raise
+    results: dict[K, T | KztlabError] = {}
+    for key, task in tasks.items():
+        if task.bug:
+            raise task.bug
+        results[key] = task.result  # type: ignore[assignment]  # a T may itself be None
+    return results

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The HTTP API of kztmemd, over its unix socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+from kztlab.errors import HostUnable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ANSWER_LIMIT = 10.0
+"""Seconds for one answer. The daemon's API answers in milliseconds; a killed one is back within a
+second, which callers bridge by asking again."""
+
+
+class StoreUnreachable(HostUnable):
+    """Nobody answers on the store's socket."""
+
+
+class StoreRefused(HostUnable):
+    """The store answered, and said no."""
+
+    def __init__(self, status: int, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"the store refused: {message}", hint=hint)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One client of the store: one guest."""
+
+    name: str
+    swap_bytes: int
+    nbd: Path
+
+
+class StoreClient:
+    """One connection to one kztmemd. Not for several threads at once: each opens its own."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)),
+            base_url="http://kztmemd",
+            timeout=ANSWER_LIMIT,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def status(self) -> dict[str, Any]:
+        """The daemon's `GET /v1/status` as it is: version, arena, clients with their counters."""
+        return self._ask("GET", "/v1/status")
+
+    def add_client(self, name: str, swap_bytes: int) -> Client:
+        """Make sure that there is a client of this name and size.
+
+        Raises `StoreRefused` if there is one of another size, or no room for another one.
+        """
+        return _client(self._ask("POST", "/v1/clients", {"name": name, "swap": swap_bytes}))
+
+    def remove_client(self, name: str) -> None:
+        """Destroy a client with all its pages; one that is not there is fine."""
+        try:
+            self._ask("DELETE", f"/v1/clients/{name}")
+        except StoreRefused as refused:
+            if refused.status != httpx.codes.NOT_FOUND:
+                raise
+
+    def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise StoreUnreachable(
+                f"the store does not answer on {self.socket}: {error}",
+                hint="is it running? a lab's own store is started by `kztlab up`",
+            ) from error
+        try:
+            content = answer.json() if answer.content else {}
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise StoreRefused(answer.status_code, f"{method} {path} gave no JSON object")
+        if answer.is_error:
+            message = str(content.get("error") or f"{method} {path}: status {answer.status_code}")
+            raise StoreRefused(answer.status_code, message, hint=content.get("hint"))
+        return content
+
+
+def _client(content: dict[str, Any]) -> Client:
+    return Client(str(content["name"]), int(content["swap_bytes"]), Path(str(content["nbd"])))
