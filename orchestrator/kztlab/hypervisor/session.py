@@ -14,8 +14,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import shutil
+import signal
 import socket
+import struct
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _IDLE_SECONDS = 120
 _START_LIMIT_SECONDS = 60
+_STOP_LIMIT_SECONDS = 15
 
 _QEMU_CONF = """\
 # Written by kztlab at each start of this libvirtd.
@@ -57,6 +61,37 @@ def uri(places: Places) -> str:
         if not _answers(address):
             _start(binary, places, folder)
     return f"qemu+unix:///session?socket={address}"
+
+
+def stop(places: Places) -> None:
+    """End root's own libvirtd, if it runs, and remove its run-time files. No guest may be left.
+
+    An ordinary user's libvirtd is not ours, and ends by itself.
+    """
+    folder = places.runtime / "libvirt"
+    if places.user is None or not folder.exists():
+        return
+    with _locked(folder / "start.lock"):
+        pid = _listener(folder / "libvirt" / "libvirt-sock")
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process = os.pidfd_open(pid)
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+                select.select([process], [], [], _STOP_LIMIT_SECONDS)
+                os.close(process)
+        shutil.rmtree(folder)
+
+
+def _listener(address: Path) -> int | None:
+    """The process that listens there."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(bytes(address))
+        except OSError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
 
 
 @contextlib.contextmanager
