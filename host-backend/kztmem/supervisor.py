@@ -50,6 +50,7 @@ def delay_before_restart(quick_deaths: int) -> float:
 def supervise(serve: Callable[[], int]) -> int:
     """Runs `serve` in a child until it ends by itself or by SIGTERM; returns the exit code.
 
+    `serve` starts with SIGTERM blocked and unblocks it once it is able to stop in order.
     A child that refuses to start (bad input, host unable) before one has ever served is not tried
     again. Must be called in a session of its own, without threads.
     """

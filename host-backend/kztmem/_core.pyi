@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Rust core's interface, kept by hand beside `crates/kzt-py`.
+
+No call holds the GIL while it works in the store or waits. Sizes are bytes, times seconds unless a
+name says otherwise, page numbers count from 0, and a page has 4096 bytes.
+"""
+
+from os import PathLike
+from typing import Literal, TypeAlias, TypedDict, final
+
+ObjectId: TypeAlias = tuple[int, int, int]
+
+class Recovery(TypedDict):
+    """What was found in the arena when it was opened."""
+
+    reason: Literal["new", "recovered", "reboot"]
+    pools: int
+    pages: int
+    dropped: int
+    seconds: float
+    warnings: list[str]
+
+class Usage(TypedDict):
+    """What the arena takes of its memory, in bytes of its file."""
+
+    limit_bytes: int
+    allocated_bytes: int
+    data_bytes: int
+    meta_bytes: int
+    fragmentation_bytes: int
+    spare_bytes: int
+    pages: int
+
+class Counters(TypedDict):
+    """Counted since the pool was opened, in pages."""
+
+    puts: int
+    gets: int
+    get_hits: int
+    flushes: int
+    flush_found: int
+    failed_puts: int
+    crc_errors: int
+
+class Latency(TypedDict):
+    """Service times of requests: `count` of them, and percentiles to within an eighth."""
+
+    count: int
+    p50_us: float
+    p99_us: float
+    p999_us: float
+
+class Latencies(TypedDict):
+    put: Latency
+    get: Latency
+    flush: Latency
+
+class PoolStats(TypedDict):
+    """What a pool holds, and what it has done."""
+
+    stored_pages: int
+    stored_bytes: int
+    index_bytes: int
+    same_filled_pages: int
+    raw_pages: int
+    counters: Counters
+
+class ClientStats(PoolStats):
+    """A served client's figures."""
+
+    swap_bytes: int
+    connections: int
+    latency: Latencies
+
+class StoreError(Exception):
+    """The page store can't do what was asked."""
+
+class ArenaBusyError(StoreError):
+    """Another process has the arena open."""
+
+class ArenaFormatError(StoreError):
+    """The file is no arena this build reads. It is left alone."""
+
+class ArenaSpaceError(StoreError):
+    """The memory asked for can't be had: out of range, less than is held, or the disk is full."""
+
+class ClientExistsError(StoreError):
+    """The client is being served already."""
+
+class NoClientError(StoreError):
+    """There is no such client, or no longer."""
+
+class SocketError(StoreError):
+    """The socket can't be made: somebody listens there, or the system refuses."""
+
+class NoMemoryError(StoreError):
+    """The store is full; the page is new."""
+
+class NoSpaceError(StoreError):
+    """The store is full; the page's old contents were flushed."""
+
+class CorruptPageError(StoreError):
+    """The stored page is damaged."""
+
+@final
+class Server:
+    """A store that serves its clients' sockets. Methods may be called from any thread."""
+
+    def __new__(cls, *, arena: str | PathLike[str], memory: int, codec: str) -> Server:
+        """Open the arena, or recover what it holds.
+
+        Raises `ArenaBusyError`, `ArenaFormatError`, `ArenaSpaceError` or another `StoreError`, and
+        `ValueError` for an unknown codec.
+        """
+
+    @property
+    def recovery(self) -> Recovery: ...
+    def add_client(self, name: str, swap: int, nbd: str | PathLike[str]) -> None:
+        """Serve the client's swap device of `swap` bytes on the new socket `nbd`, at once.
+
+        Raises `ClientExistsError`, `SocketError`, or `StoreError` for a bad name or size.
+        """
+
+    def remove_client(self, name: str) -> None:
+        """Close the client's connections and destroy its pool, served or left behind.
+
+        Raises `NoClientError`.
+        """
+
+    def clients(self) -> list[str]:
+        """Name the clients that are served."""
+
+    def pools(self) -> list[str]:
+        """Name the clients that have a pool, served or not."""
+
+    def status(self) -> Usage: ...
+    def pin(self) -> None:
+        """Lock the arena in memory, now and as it grows. Raises `OSError` where limits forbid it."""
+
+    def client(self, name: str) -> ClientStats:
+        """Figures of a client that is served. Raises `NoClientError`."""
+
+    def shutdown(self, grace: float) -> None:
+        """Serve what has arrived, for at most `grace` seconds, and end every thread.
+
+        The sockets are unlinked and the pools stay in the arena. The arena is closed when the
+        server is no longer referenced.
+        """
+
+@final
+class Store:
+    """The store without sockets, to test against a model."""
+
+    def __new__(cls, *, arena: str | PathLike[str], memory: int, codec: str) -> Store:
+        """Open the arena like `Server`."""
+
+    @property
+    def recovery(self) -> Recovery: ...
+    def pool(self, client: str) -> Pool:
+        """The client's persistent pool: found again, or made."""
+
+    def clients(self) -> list[str]:
+        """Name the clients that have a pool."""
+
+    def destroy_pool(self, client: str) -> None:
+        """Drop a pool with its pages. Raises `NoClientError`."""
+
+    def usage(self) -> Usage: ...
+    def maintain(self) -> None:
+        """One round of upkeep, such as a server makes in the background."""
+
+    def close(self) -> None:
+        """Close the arena once the last pool is no longer referenced. The store is of no use then."""
+
+@final
+class Pool:
+    """A client's pool. Calls raise `NoClientError` once it is destroyed."""
+
+    def put(self, object: ObjectId, index: int, page: bytes) -> None:
+        """Store a page. Raises `NoMemoryError` (new page) or `NoSpaceError` (old page flushed)."""
+
+    def get(self, object: ObjectId, index: int) -> bytes | None:
+        """Fetch a page; None when there is none. Raises `CorruptPageError`."""
+
+    def update(self, object: ObjectId, index: int, start: int, data: bytes) -> None:
+        """Change a part of a page, all or nothing; an absent page counts as zeroes."""
+
+    def flush(self, object: ObjectId, index: int) -> bool:
+        """Drop a page; whether there was one."""
+
+    def flush_range(self, object: ObjectId, first: int, count: int) -> int:
+        """Drop pages; how many there were."""
+
+    def flush_object(self, object: ObjectId) -> int:
+        """Drop an object's pages; how many there were."""
+
+    def runs(self, object: ObjectId, first: int, count: int) -> list[tuple[int, bool]]:
+        """Lengths of runs of pages that cover the range, and whether they are stored."""
+
+    def stats(self) -> PoolStats: ...

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from pathlib import Path
+
+import pytest
+
+from kztmem.errors import BadInput
+from kztmem.settings import (
+    MAX_SWAP,
+    PAGE_SIZE,
+    check_codec,
+    check_name,
+    check_socket_path,
+    check_swap,
+)
+
+
+@pytest.mark.parametrize("name", ["a", "web-1", "z" * 31, "a--"])
+def test_names(name: str) -> None:
+    assert check_name(name, key="name") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "1a", "-a", "A", "a_b", "z" * 32, "a/../b", "..", "a\n", "ä", "a b"]
+)
+def test_no_names(name: str) -> None:
+    with pytest.raises(BadInput, match="not a client's name"):
+        check_name(name, key="name")
+
+
+def test_swap_is_whole_pages_and_the_hint_says_which() -> None:
+    with pytest.raises(BadInput, match="the next size up is 8192"):
+        check_swap(PAGE_SIZE + 1, key="swap")
+
+
+def test_swap_has_at_most_all_32_bit_page_numbers() -> None:
+    assert check_swap("16TiB", key="swap") == MAX_SWAP
+    with pytest.raises(BadInput, match="at most 16TiB"):
+        check_swap(MAX_SWAP + PAGE_SIZE, key="swap")
+
+
+@pytest.mark.parametrize("codec", ["none", "lzo", "lz4", "zstd:1", "zstd:22"])
+def test_codecs(codec: str) -> None:
+    assert check_codec(codec, key="codec") == codec
+
+
+@pytest.mark.parametrize("codec", ["", "LZO", "zstd", "zstd:0", "zstd:23", "zstd:-1", "gzip"])
+def test_no_codecs(codec: str) -> None:
+    with pytest.raises(BadInput, match="one of lzo, lz4"):
+        check_codec(codec, key="codec")
+
+
+def test_socket_path_is_counted_in_bytes() -> None:
+    fits = Path("/" + "x" * 106)
+    assert check_socket_path(fits, key="--state") == fits
+    with pytest.raises(BadInput, match="has 108 bytes, 107 are possible"):
+        check_socket_path(Path("/" + "x" * 105 + "ä"), key="--state")
