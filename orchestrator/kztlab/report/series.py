@@ -93,3 +93,31 @@ def _increase(points: list[tuple[float, float]], window: Window) -> float:
     )
     counts = [value for _, value in points[first : last + 1]]
     return sum(high - low if high >= low else high for low, high in pairwise(counts))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Time without samples, and why."""
+
+    start: float
+    end: float
+    reason: str
+
+
+def gaps(samples: Sequence[Sample], interval: float) -> list[Gap]:
+    """From the last sample before to the first one after each gap, noted or not."""
+    found: list[Gap] = []
+    last: float | None = None
+    reason: str | None = None
+    for sample in samples:
+        now = sample["mono"]
+        if "gap" in sample:
+            last = now if last is None else last
+            reason = reason or str(sample["gap"])
+            continue
+        if last is not None and (reason or now - last > _MISSED * interval):
+            found.append(Gap(last, now, reason or "none arrived"))
+        last, reason = now, None
+    if last is not None and reason is not None:
+        found.append(Gap(last, samples[-1]["mono"], reason))
+    return found

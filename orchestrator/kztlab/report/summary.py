@@ -188,7 +188,9 @@ def client_series(store: Sequence[Sample], client: str, key: str, interval: floa
 
     def value(sample: Sample) -> float:
         clients = sample["status"]["clients"]
-        found: dict[str, Any] = next((each for each in clients if each["name"] == client), {})
+        found = next((each for each in clients if each["name"] == client), None)
+        if found is None:  # not added yet, or removed already
+            return 0.0
         return float(found[key] if key in found else found["counters"][key])
 
     return extract(store, value, interval)

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The charts of a report, out of a run's samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kztlab.report.chart import INK, PALETTE, QUIET, Chart
+from kztlab.report.series import Gap, Series, Window, extract, gaps, merged
+from kztlab.report.summary import PAGE, client_series, vmstat_series
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from kztlab.observe import RunDirectory, Sample
+    from kztlab.report.summary import GuestResult, Summary
+
+MIB = 1 << 20
+
+
+class Plots:
+    """Draws one run. Times are seconds since its start."""
+
+    def __init__(self, run: RunDirectory, summary: Summary) -> None:
+        self._summary = summary
+        self._interval = run.cluster().collect.interval
+        self._host = run.samples("host")
+        self._store = run.samples("store")
+        self._guests = {guest.name: run.samples(f"guest-{guest.name}") for guest in summary.guests}
+        self._colors = {
+            guest.name: PALETTE[index % len(PALETTE)] for index, guest in enumerate(summary.guests)
+        }
+
+    def color(self, guest: GuestResult) -> str:
+        """The guest's colour, the same in all charts."""
+        return self._colors[guest.name]
+
+    def gaps(self) -> list[tuple[str, Gap]]:
+        """All gaps of the run by source, relative to its start."""
+        sources = {"host": self._host, "store": self._store} | self._guests
+        origin = self._summary.origin
+        return [
+            (source, Gap(gap.start - origin, gap.end - origin, gap.reason))
+            for source, samples in sources.items()
+            for gap in gaps(samples, self._interval)
+        ]
+
+    def host(self) -> list[Chart]:
+        """Charts of all guests together."""
+        charts = [self._memory_taken(), self._all_traffic(), self._machine()]
+        if self._store:
+            charts.insert(0, self._store_by_client())
+        return charts
+
+    def guest(self, guest: GuestResult) -> list[Chart]:
+        """Charts of one guest."""
+        charts = [self._memory(guest)]
+        if guest.swap_bytes:
+            charts.append(self._traffic(guest))
+            charts += [self._stored(guest), self._ratio(guest)] if guest.client else []
+            charts += [] if guest.client else [self._swap_in_use(guest)]
+        return charts
+
+    # --- all guests
+
+    def _store_by_client(self) -> Chart:
+        chart = self._chart(
+            "Store by guest",
+            "Memory that each guest's pages take in the store, compressed, stacked. The dotted line"
+            " is the store's limit, the dashed one what its file occupies, index included.",
+            "MiB",
+        )
+        chart.stack(
+            [
+                (guest.name, self._client(guest.client, "stored_bytes", MIB), self.color(guest))
+                for guest in self._summary.guests
+                if guest.client is not None
+            ]
+        )
+        allocated = self._arena("allocated_bytes")
+        chart.line("occupied", allocated, INK, dash="dash")
+        limit = self._arena("limit_bytes").peak()
+        if limit is not None:
+            chart.level("limit", limit, allocated)
+        self._mark_gaps(chart, self._store)
+        return chart
+
+    def _memory_taken(self) -> Chart:
+        chart = self._chart(
+            "Host memory taken",
+            "Resident memory of each guest's QEMU, stacked. A guest holds on to memory it has"
+            " touched, so this grows to its RAM and stays; the store's memory is not in it.",
+            "MiB",
+        )
+        chart.stack(
+            [
+                (guest.name, self._process(guest, "rss", 1 / MIB), self.color(guest))
+                for guest in self._summary.guests
+            ]
+        )
+        self._mark_gaps(chart, self._host)
+        return chart
+
+    def _all_traffic(self) -> Chart:
+        chart = self._chart(
+            "Pages swapped out, by guest",
+            "Pages that each guest writes to its swap device per second.",
+            "pages/s",
+        )
+        for guest in self._summary.guests:
+            if guest.swap_bytes:
+                out = vmstat_series(self._guests[guest.name], "pswpout", self._interval).rate()
+                chart.line(guest.name, out, self.color(guest), hover="%{y:,.0f}")
+        return chart
+
+    def _machine(self) -> Chart:
+        chart = self._chart(
+            "The host as a whole",
+            "CPU time in use on all CPUs, and memory in use, by everything that runs on the host.",
+            "% of the host",
+        )
+        busy = extract(self._host, lambda sample: sample["cpu"] * 100, self._interval)
+        used = extract(
+            self._host,
+            lambda sample: 100 * (1 - sample["memory"]["available"] / sample["memory"]["total"]),
+            self._interval,
+        )
+        chart.line("CPU", busy, INK)
+        chart.line("memory", used, QUIET, dash="dash")
+        self._mark_gaps(chart, self._host)
+        return chart
+
+    # --- one guest
+
+    def _memory(self, guest: GuestResult) -> Chart:
+        chart = self._chart(
+            "Memory",
+            "Used is what is neither free nor quickly reclaimable (MemTotal − MemAvailable)."
+            " The dashed line is what the workloads' control group holds in RAM; the dotted one all"
+            " the RAM the guest's kernel has.",
+            "MiB",
+            guest,
+        )
+        used = self._meminfo(guest, "MemTotal", "MemAvailable")
+        chart.line("used", used, self.color(guest), filled=True)
+        chart.line("available", self._meminfo(guest, "MemAvailable"), QUIET)
+        held = self._value(guest, lambda sample: sample["cgroup"]["current"] / MIB)
+        if held.points():
+            chart.line("workloads", held, INK, dash="dash")
+        total = self._meminfo(guest, "MemTotal").peak()
+        if total is not None:
+            chart.level("RAM", total, used)
+        return chart
+
+    def _traffic(self, guest: GuestResult) -> Chart:
+        chart = self._chart(
+            "Swap traffic",
+            "Pages written to (out) and read from (in) the swap device per second, as the guest's"
+            " kernel counts them: pswpout and pswpin.",
+            "pages/s",
+            guest,
+        )
+        for name, key in (("out", "pswpout"), ("in", "pswpin")):
+            rate = vmstat_series(self._guests[guest.name], key, self._interval).rate()
+            color = self.color(guest) if name == "out" else INK
+            chart.line(name, rate, color, filled=name == "out", hover="%{y:,.0f}")
+        return chart
+
+    def _stored(self, guest: GuestResult) -> Chart:
+        chart = self._chart(
+            "Pages stored",
+            "What the guest has in the store: the size of its pages, and the memory they take"
+            " compressed. The distance between the two is what the host saves.",
+            "MiB",
+            guest,
+        )
+        chart.line("pages", self._client(guest.client, "stored_pages", MIB // PAGE), INK)
+        taken = self._client(guest.client, "stored_bytes", MIB)
+        chart.line("compressed", taken, self.color(guest), filled=True)
+        self._mark_gaps(chart, self._store)
+        return chart
+
+    def _ratio(self, guest: GuestResult) -> Chart:
+        chart = self._chart(
+            "Compression ratio",
+            "Size of the stored pages over the memory they take. Same-filled pages, such as all"
+            " zeroes, take next to none; the dashed line leaves them out.",
+            "ratio",
+            guest,
+        )
+        pages = self._client(guest.client, "stored_pages")
+        same = self._client(guest.client, "same_filled_pages")
+        size = self._client(guest.client, "stored_bytes")
+        chart.line("all pages", _ratio(pages, size), self.color(guest), hover="%{y:.2f}")
+        others = Series(
+            pages.times, [_minus(*pair) for pair in zip(pages.values, same.values, strict=True)]
+        )
+        chart.line(
+            "without same-filled", _ratio(others, size), QUIET, dash="dash", hover="%{y:.2f}"
+        )
+        self._mark_gaps(chart, self._store)
+        return chart
+
+    def _swap_in_use(self, guest: GuestResult) -> Chart:
+        chart = self._chart(
+            "Swap in use",
+            "Part of the swap device that holds pages (SwapTotal − SwapFree).",
+            "MiB",
+            guest,
+        )
+        chart.line(
+            "in use", self._meminfo(guest, "SwapTotal", "SwapFree"), self.color(guest), filled=True
+        )
+        return chart
+
+    # --- series
+
+    def _chart(
+        self, title: str, explanation: str, unit: str, guest: GuestResult | None = None
+    ) -> Chart:
+        """A chart with the workloads' windows shaded: of one guest, or of all."""
+        chart = Chart(title, explanation, unit, self._summary.origin, self._summary.seconds)
+        guests = self._summary.guests if guest is None else [guest]
+        workloads = [
+            ((each.started, each.ended), each.name) for one in guests for each in one.workloads
+        ]
+        chart.shade(_labelled(workloads), INK if guest is None else self.color(guest))
+        if guest is not None:
+            self._mark_gaps(chart, self._guests[guest.name])
+        return chart
+
+    def _mark_gaps(self, chart: Chart, samples: Sequence[Sample]) -> None:
+        chart.mark_gaps([(gap.start, gap.end) for gap in gaps(samples, self._interval)])
+
+    def _value(self, guest: GuestResult, value: Callable[[Sample], float]) -> Series:
+        return extract(self._guests[guest.name], value, self._interval)
+
+    def _meminfo(self, guest: GuestResult, key: str, less: str | None = None) -> Series:
+        def value(sample: Sample) -> float:
+            fields = sample["meminfo"]
+            return float(fields[key] - (fields[less] if less else 0)) / MIB
+
+        return self._value(guest, value)
+
+    def _process(self, guest: GuestResult, key: str, factor: float) -> Series:
+        def value(sample: Sample) -> float:
+            usage = sample["guests"].get(guest.name)  # not there before its start and after its end
+            return float(usage[key]) * factor if usage else 0.0
+
+        return extract(self._host, value, self._interval)
+
+    def _client(self, client: str | None, key: str, unit: int = 1) -> Series:
+        series = client_series(self._store, client or "", key, self._interval)
+        return Series(
+            series.times, [None if each is None else each / unit for each in series.values]
+        )
+
+    def _arena(self, key: str) -> Series:
+        return extract(
+            self._store, lambda sample: sample["status"]["arena"][key] / MIB, self._interval
+        )
+
+
+def _ratio(pages: Series, size: Series) -> Series:
+    """Ratios of pages to bytes; none while nothing is stored."""
+    values = [
+        held * PAGE / taken if held and taken else None
+        for held, taken in zip(pages.values, size.values, strict=True)
+    ]
+    return Series(pages.times, values)
+
+
+def _minus(whole: float | None, part: float | None) -> float | None:
+    return None if whole is None or part is None else whole - part
+
+
+def _labelled(workloads: Iterable[tuple[Window, str]]) -> list[tuple[Window, str]]:
+    """Disjoint windows, each with the names of what ran in it."""
+    known = list(workloads)
+    labelled = []
+    for start, end in merged(window for window, _ in known):
+        names = dict.fromkeys(name for (began, _), name in known if start <= began <= end)
+        labelled.append(((start, end), ", ".join(names)))
+    return labelled
