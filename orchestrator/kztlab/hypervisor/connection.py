@@ -217,13 +217,15 @@ class Hypervisor:
         try:
             xml = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
             word = _STATES.get(int(domain.state()[0]), "unknown")
+            kztlab, guest = read_metadata(xml, uuid=domain.UUIDString(), state=word)
+        except ValueError:
+            return None  # somebody else's words in our namespace
         except libvirt.libvirtError as error:
             # Somebody else's domain, or one that went away since it was listed.
             if error.get_error_code() in {libvirt.VIR_ERR_NO_DOMAIN_METADATA, *_GONE}:
                 return None
             raise
-        state_folder, guest = read_metadata(xml, uuid=domain.UUIDString(), state=word)
-        return guest if state_folder == self._places.state else None
+        return guest if kztlab == self._places.state else None
 
     def _query(self, call: Callable[[libvirt.virConnect], T], doing: str) -> T:
         """Call libvirt for something that may be done twice, once more if the libvirtd died."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from kztlab.hypervisor.model import Domain
 
 _PORT_TAKEN = "Could not set up host forwarding rule"
+
+_NOISE = re.compile(
+    r"^internal error: |process exited while connecting to monitor: "
+    r"|qemu unexpectedly closed the monitor: |[-0-9]{10}T[:.0-9]+Z "
+)
 
 _HINTS = (
     ("Could not access KVM", "kvm is not usable here: use --accel tcg"),
@@ -58,7 +64,5 @@ def start_failure(error: libvirt.libvirtError, domain: Domain, ssh_port: int) ->
 
 def _words(error: libvirt.libvirtError) -> str:
     """libvirt's message on one line, without the noise around QEMU's own words."""
-    text = error.get_error_message() or str(error)
-    _, found, qemu = text.partition("process exited while connecting to monitor: ")
-    lines = [line.strip() for line in (qemu if found else text).splitlines()]
-    return "; ".join(line for line in lines if line)
+    text = _NOISE.sub("", error.get_error_message() or str(error))
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

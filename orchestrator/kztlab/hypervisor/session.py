@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from kztlab.places import Places
 
+_FOLDER = "libvirt"
 _IDLE_SECONDS = 120
 _START_LIMIT_SECONDS = 60
 _STOP_LIMIT_SECONDS = 15
@@ -55,10 +56,9 @@ def uri(places: Places) -> str:
         )
     if places.user is None:
         return "qemu:///session"
-    folder = places.folder(places.runtime / "libvirt")
-    address = places.check_socket(folder / "libvirt" / "libvirt-sock")
-    with _locked(folder / "start.lock"):
-        if not _answers(address):
+    with _locked(places) as folder:
+        address = places.check_socket(_address(folder))
+        if _listener(address) is None:
             _start(binary, places, folder)
     return f"qemu+unix:///session?socket={address}"
 
@@ -68,11 +68,10 @@ def stop(places: Places) -> None:
 
     An ordinary user's libvirtd is not ours, and ends by itself.
     """
-    folder = places.runtime / "libvirt"
-    if places.user is None or not folder.exists():
+    if places.user is None or not (places.runtime / _FOLDER).exists():
         return
-    with _locked(folder / "start.lock"):
-        pid = _listener(folder / "libvirt" / "libvirt-sock")
+    with _locked(places) as folder:
+        pid = _listener(_address(folder))
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 process = os.pidfd_open(pid)
@@ -80,6 +79,10 @@ def stop(places: Places) -> None:
                 select.select([process], [], [], _STOP_LIMIT_SECONDS)
                 os.close(process)
         shutil.rmtree(folder)
+
+
+def _address(folder: Path) -> Path:
+    return folder / "libvirt" / "libvirt-sock"
 
 
 def _listener(address: Path) -> int | None:
@@ -95,22 +98,20 @@ def _listener(address: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _answers(address: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
+def _locked(places: Places) -> Iterator[Path]:
+    """Alone in the folder with all of our libvirtd's run-time files."""
+    while True:
+        folder = places.folder(places.runtime / _FOLDER)
+        path = folder / "start.lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            probe.connect(bytes(address))
-        except OSError:
-            return False
-    return True
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # `stop` may have removed the folder, and this lock's file with it, while we waited.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(lock)):
+                yield folder
+                return
+        finally:
+            os.close(lock)
 
 
 def _start(binary: str, places: Places, folder: Path) -> None:
