@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The core's figures as dictionaries, under the names the HTTP API gives them.
+
+use kzt_serve::{ClientStats, Latency};
+use kzt_store::{Origin, PoolStats, Recovery, Usage};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+pub(crate) fn recovery<'py>(py: Python<'py>, recovery: &Recovery) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let reason = match recovery.origin {
+        Origin::New => "new",
+        Origin::Recovered => "recovered",
+        Origin::Reboot => "reboot",
+    };
+    dict.set_item("reason", reason)?;
+    dict.set_item("pools", recovery.pools)?;
+    dict.set_item("pages", recovery.pages)?;
+    dict.set_item("dropped", recovery.dropped)?;
+    dict.set_item("seconds", recovery.elapsed.as_secs_f64())?;
+    dict.set_item("warnings", &recovery.warnings)?;
+    Ok(dict)
+}
+
+pub(crate) fn usage<'py>(py: Python<'py>, usage: &Usage) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("limit_bytes", usage.limit)?;
+    dict.set_item("allocated_bytes", usage.allocated)?;
+    dict.set_item("data_bytes", usage.data)?;
+    dict.set_item("meta_bytes", usage.meta)?;
+    dict.set_item("fragmentation_bytes", usage.fragmentation)?;
+    dict.set_item("spare_bytes", usage.spare)?;
+    dict.set_item("pages", usage.pages)?;
+    Ok(dict)
+}
+
+pub(crate) fn client<'py>(py: Python<'py>, stats: &ClientStats) -> PyResult<Bound<'py, PyDict>> {
+    let dict = pool(py, &stats.pool)?;
+    dict.set_item("swap_bytes", stats.swap_bytes)?;
+    dict.set_item("connections", stats.connections)?;
+    let latencies = PyDict::new(py);
+    latencies.set_item("put", latency(py, &stats.put)?)?;
+    latencies.set_item("get", latency(py, &stats.get)?)?;
+    latencies.set_item("flush", latency(py, &stats.flush)?)?;
+    dict.set_item("latency", latencies)?;
+    Ok(dict)
+}
+
+pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("stored_pages", stats.pages)?;
+    dict.set_item("stored_bytes", stats.stored_bytes)?;
+    dict.set_item("index_bytes", stats.index_bytes)?;
+    dict.set_item("same_filled_pages", stats.same_filled)?;
+    dict.set_item("raw_pages", stats.raw)?;
+    let counters = PyDict::new(py);
+    counters.set_item("puts", stats.puts)?;
+    counters.set_item("gets", stats.gets)?;
+    counters.set_item("get_hits", stats.get_hits)?;
+    counters.set_item("flushes", stats.flushes)?;
+    counters.set_item("flush_found", stats.flush_found)?;
+    counters.set_item("failed_puts", stats.failed_puts)?;
+    counters.set_item("crc_errors", stats.crc_errors)?;
+    dict.set_item("counters", counters)?;
+    Ok(dict)
+}
+
+fn latency<'py>(py: Python<'py>, latency: &Latency) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("count", latency.count)?;
+    dict.set_item("p50_us", latency.p50.as_secs_f64() * 1e6)?;
+    dict.set_item("p99_us", latency.p99.as_secs_f64() * 1e6)?;
+    dict.set_item("p999_us", latency.p999.as_secs_f64() * 1e6)?;
+    Ok(dict)
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kzt_store::{Pool, PoolStats};
+
+use crate::connection::Peer;
+use crate::histogram::{Histogram, Latency};
+use crate::logging::ClientLog;
+
+/// Connections a client may have at once, those still in negotiation included.
+const MAX_CONNECTIONS: usize = 16;
+
+/// What a client's threads share.
+pub(crate) struct Client {
+    pub(crate) size: u64,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) latency: Histograms,
+    pub(crate) log: ClientLog,
+    connections: Mutex<Connections>,
+    /// Signalled when a connection has left or was told to.
+    changed: Condvar,
+}
+
+/// Service times of the client's requests.
+#[derive(Default)]
+pub(crate) struct Histograms {
+    pub(crate) put: Histogram,
+    pub(crate) get: Histogram,
+    pub(crate) flush: Histogram,
+}
+
+/// A client's figures.
+#[derive(Clone, Debug)]
+pub struct ClientStats {
+    /// Size of the swap device in bytes.
+    pub swap_bytes: u64,
+    /// Connections at the moment, those in negotiation included.
+    pub connections: usize,
+    /// What the pool holds and has done.
+    pub pool: PoolStats,
+    /// Service times of requests that store pages.
+    pub put: Latency,
+    /// Service times of requests that fetch pages.
+    pub get: Latency,
+    /// Service times of requests that drop pages.
+    pub flush: Latency,
+}
+
+struct Connections {
+    live: BTreeMap<u64, Arc<Peer>>,
+    next: u64,
+    closed: bool,
+}
+
+/// A connection's place among its client's connections; dropping it gives the place up. From then
+/// on nothing of the connection is applied.
+pub(crate) struct Membership<'a> {
+    client: &'a Client,
+    number: u64,
+    pub(crate) peer: Arc<Peer>,
+}
+
+impl Client {
+    pub(crate) fn new(name: &str, size: u64, pool: Arc<Pool>) -> Self {
+        let live = BTreeMap::new();
+        Self {
+            size,
+            pool,
+            latency: Histograms::default(),
+            log: ClientLog::new(name),
+            connections: Mutex::new(Connections {
+                live,
+                next: 0,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> ClientStats {
+        ClientStats {
+            swap_bytes: self.size,
+            connections: self.lock().live.len(),
+            pool: self.pool.stats(),
+            put: self.latency.put.latency(),
+            get: self.latency.get.latency(),
+            flush: self.latency.flush.latency(),
+        }
+    }
+
+    /// Takes a new connection in; `None` when the client is being closed or has too many.
+    pub(crate) fn admit(&self, peer: Peer) -> Option<Membership<'_>> {
+        let mut connections = self.lock();
+        if connections.closed || connections.live.len() == MAX_CONNECTIONS {
+            return None;
+        }
+        let peer = Arc::new(peer);
+        let number = connections.next;
+        connections.next += 1;
+        connections.live.insert(number, Arc::clone(&peer));
+        Some(Membership {
+            client: self,
+            number,
+            peer,
+        })
+    }
+
+    /// Lets every connection serve what has arrived and end; after `grace` they are cut off.
+    /// Returns when the last one has left.
+    pub(crate) fn close(&self, grace: Duration) {
+        let start = Instant::now();
+        let mut connections = self.lock();
+        connections.closed = true;
+        for peer in connections.live.values() {
+            peer.drain();
+        }
+        while !connections.live.is_empty() {
+            let left = grace.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                for peer in connections.live.values() {
+                    peer.abandon();
+                }
+                self.changed.notify_all();
+                while !connections.live.is_empty() {
+                    connections = self.wait(connections);
+                }
+                return;
+            }
+            connections = self
+                .changed
+                .wait_timeout(connections, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, guard: MutexGuard<'a, Connections>) -> MutexGuard<'a, Connections> {
+        self.changed
+            .wait(guard)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> Membership<'a> {
+    pub(crate) const fn client(&self) -> &'a Client {
+        self.client
+    }
+
+    /// Fences the past off: every other connection whose peer has hung up is abandoned, and gone
+    /// when this returns. `false` when this connection is itself one of the past.
+    ///
+    /// To be called with the request for the transmission phase received and not yet answered: a
+    /// peer that gave an old connection up and now repeats its requests on this one can't have
+    /// repeated any before the answer, so no old copy overtakes a repeated request. The connection
+    /// looks at itself first, for it may have been accepted late: after the fence of one that is
+    /// newer to the peer.
+    pub(crate) fn fence(&self) -> bool {
+        let mut connections = self.client.lock();
+        if self.peer.hung_up() {
+            return false;
+        }
+        let stale: Vec<u64> = connections
+            .live
+            .iter()
+            .filter(|(number, peer)| **number != self.number && peer.hung_up())
+            .map(|(number, peer)| {
+                peer.abandon();
+                *number
+            })
+            .collect();
+        // An abandoned connection may be waiting here for others.
+        self.client.changed.notify_all();
+        while stale
+            .iter()
+            .any(|number| connections.live.contains_key(number))
+        {
+            if self.peer.abandoned() {
+                return false;
+            }
+            connections = self.client.wait(connections);
+        }
+        true
+    }
+}
+
+impl Drop for Membership<'_> {
+    fn drop(&mut self) {
+        self.client.lock().live.remove(&self.number);
+        self.client.changed.notify_all();
+    }
+}

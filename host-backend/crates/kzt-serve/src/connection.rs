@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kzt_wire::nbd::Violation;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use crate::client::Membership;
+
+/// A connection's socket, with what other threads may do to it.
+pub(crate) struct Peer {
+    socket: UnixStream,
+    abandoned: AtomicBool,
+}
+
+/// Why a connection ended other than by the client's leave.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The peer broke the protocol.
+    Violation(Violation),
+    /// The peer hung up in the middle of a message.
+    Truncated,
+    /// The negotiation took too long.
+    Timeout,
+    /// The connection was fenced off or cut off.
+    Abandoned,
+    /// A page could not be read after its reply had begun.
+    DamagedPage,
+    /// The socket failed.
+    Io(io::Error),
+}
+
+impl Peer {
+    pub(crate) const fn new(socket: UnixStream) -> Self {
+        Self {
+            socket,
+            abandoned: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the peer can't send any more: it has closed the socket or its sending side.
+    pub(crate) fn hung_up(&self) -> bool {
+        let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+        let mut ask = [PollFd::new(&self.socket, gone)];
+        // A failing poll tells nothing; then the connection is not trusted to be alive.
+        poll(
+            &mut ask,
+            Some(&Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            }),
+        )
+        .is_err()
+            || ask.iter().any(|asked| asked.revents().intersects(gone))
+    }
+
+    /// Receives no more than has arrived; its thread serves that and ends.
+    pub(crate) fn drain(&self) {
+        // Fails when the peer has closed already: the thread ends by itself then.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
+    }
+
+    /// Ends the connection at the next request, whatever has arrived.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        // Wakes its thread. Fails when the peer has closed already, which wakes it as well.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    pub(crate) fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Waits for bytes; 0 at the stream's end.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<usize, End> {
+        loop {
+            match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((length, _)) => return Ok(length),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Err(End::Timeout),
+                Err(error) => return Err(End::Io(error.into())),
+            }
+        }
+    }
+
+    /// Sends all of `bytes`.
+    pub(crate) fn send(&self, mut bytes: &[u8]) -> Result<(), End> {
+        while !bytes.is_empty() {
+            match rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Err(End::Timeout),
+                Err(error) => return Err(End::Io(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Bounds the time a `receive` or a `send` may take; they fail with [`End::Timeout`] then.
+    pub(crate) fn set_timeout(&self, timeout: Option<Duration>) -> Result<(), End> {
+        self.socket.set_read_timeout(timeout).map_err(End::Io)?;
+        self.socket.set_write_timeout(timeout).map_err(End::Io)
+    }
+}
+
+/// Serves one connection from its greeting to its end.
+pub(crate) fn serve(membership: &Membership<'_>) -> Result<(), End> {
+    match crate::negotiation::negotiate(membership)? {
+        Some(negotiated) => crate::transmission::transmit(membership, negotiated),
+        None => Ok(()),
+    }
+}
+
+impl From<Violation> for End {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Violation(violation) => violation.fmt(f),
+            Self::Truncated => f.write_str("the peer hung up in the middle of a message"),
+            Self::Timeout => f.write_str("negotiation took too long"),
+            Self::Abandoned => f.write_str("cut off"),
+            Self::DamagedPage => f.write_str("a stored page is damaged"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}

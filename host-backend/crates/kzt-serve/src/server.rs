@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use kzt_store::{Config, OpenError, PAGE_SIZE, Recovery, Store, Usage};
+
+use crate::ServeError;
+use crate::client::{Client, ClientStats};
+use crate::connection::{self, Peer};
+use crate::listener::Listener;
+
+/// Pauses between two rounds of the store's upkeep: after one that found work, and else.
+const UPKEEP_BUSY: Duration = Duration::from_millis(5);
+const UPKEEP_IDLE: Duration = Duration::from_millis(50);
+/// Pause after a failed accept: out of descriptors, most likely.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Codecs keep their working memory on the heap: a connection's thread needs little.
+const STACK: usize = 256 << 10;
+
+/// What a server is made of.
+pub type ServerConfig = Config;
+
+/// A store with its clients' sockets.
+///
+/// Its methods may be called from any thread. Dropping it cuts every connection off; the pools stay
+/// in the arena.
+pub struct Server {
+    store: Arc<Store>,
+    services: Mutex<Services>,
+}
+
+struct Services {
+    /// Absent once the server is shut down.
+    housekeeper: Option<Housekeeper>,
+    by_name: BTreeMap<String, Service>,
+}
+
+/// One client's listener and threads.
+struct Service {
+    client: Arc<Client>,
+    listener: Arc<Listener>,
+    /// Ends after the last of the client's connections.
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// Opens the store: creates its arena or recovers what it holds.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the arena can't be used.
+    pub fn open(config: &ServerConfig) -> Result<(Self, Recovery), OpenError> {
+        let (store, recovery) = Store::open(config)?;
+        let store = Arc::new(store);
+        let housekeeper =
+            Housekeeper::start(Arc::clone(&store)).map_err(|source| OpenError::Io {
+                path: config.arena.clone(),
+                what: "start a thread",
+                source,
+            })?;
+        let services = Mutex::new(Services {
+            housekeeper: Some(housekeeper),
+            by_name: BTreeMap::new(),
+        });
+        Ok((Self { store, services }, recovery))
+    }
+
+    /// Serves `name`'s swap device of `swap_bytes` bytes on a new socket. The pages its pool holds
+    /// already are the device's contents.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing has changed then, save that a pool may have been made.
+    pub fn add_client(&self, name: &str, swap_bytes: u64, socket: &Path) -> Result<(), ServeError> {
+        let pages = swap_bytes / PAGE_SIZE as u64;
+        if swap_bytes % PAGE_SIZE as u64 != 0 || pages == 0 || pages > 1 << 32 {
+            return Err(ServeError::SwapSize(swap_bytes));
+        }
+        let mut services = self.lock();
+        if services.housekeeper.is_none() {
+            return Err(ServeError::ShutDown);
+        }
+        let Entry::Vacant(entry) = services.by_name.entry(name.to_owned()) else {
+            return Err(ServeError::Exists(name.to_owned()));
+        };
+        // The socket comes first: a pool is made only for a client that can be served.
+        let listener = Arc::new(Listener::bind(socket)?);
+        let client = Arc::new(Client::new(name, swap_bytes, self.store.open_pool(name)?));
+        entry.insert(Service::start(name, client, listener)?);
+        Ok(())
+    }
+
+    /// Closes the client's connections and destroys its pool. A client that is not served but left
+    /// a pool behind can be removed as well.
+    ///
+    /// # Errors
+    /// [`ServeError::NoClient`] when there is neither.
+    pub fn remove_client(&self, name: &str) -> Result<(), ServeError> {
+        let service = self.lock().by_name.remove(name);
+        match service {
+            Some(service) => service.stop(Duration::ZERO),
+            None if !self.store.clients().iter().any(|client| client == name) => {
+                return Err(ServeError::NoClient(name.to_owned()));
+            }
+            None => {}
+        }
+        Ok(self.store.destroy_pool(name)?)
+    }
+
+    /// Names of the clients that are served.
+    #[must_use]
+    pub fn clients(&self) -> Vec<String> {
+        self.lock().by_name.keys().cloned().collect()
+    }
+
+    /// Names of the clients that have a pool, served or not.
+    #[must_use]
+    pub fn pools(&self) -> Vec<String> {
+        self.store.clients()
+    }
+
+    /// What the store takes of its memory.
+    ///
+    /// # Errors
+    /// When the system can't tell the size of the arena's file.
+    pub fn status(&self) -> io::Result<Usage> {
+        self.store.usage()
+    }
+
+    /// Locks the arena in memory, now and as it grows.
+    ///
+    /// # Errors
+    /// When the limit on locked memory is too low for it.
+    pub fn pin(&self) -> io::Result<()> {
+        self.store.pin()
+    }
+
+    /// A client's figures; `None` when it is not served.
+    #[must_use]
+    pub fn client_stats(&self, name: &str) -> Option<ClientStats> {
+        let client = self
+            .lock()
+            .by_name
+            .get(name)
+            .map(|service| Arc::clone(&service.client));
+        client.map(|client| client.stats())
+    }
+
+    /// Stops serving: no new connections, and those that are there end once they have served what
+    /// has arrived, or after `grace`. When it returns every thread has ended and every socket is
+    /// unlinked; the pools stay. Calling it again does nothing.
+    pub fn shutdown(&self, grace: Duration) {
+        let mut services = self.lock();
+        let stopping: Vec<Service> = std::mem::take(&mut services.by_name)
+            .into_values()
+            .collect();
+        let housekeeper = services.housekeeper.take();
+        drop(services);
+        for service in &stopping {
+            service.listener.close();
+        }
+        thread::scope(|scope| {
+            for service in stopping {
+                scope.spawn(move || service.stop(grace));
+            }
+        });
+        if let Some(housekeeper) = housekeeper {
+            housekeeper.stop();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Services> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown(Duration::ZERO);
+    }
+}
+
+impl Service {
+    fn start(name: &str, client: Arc<Client>, listener: Arc<Listener>) -> Result<Self, ServeError> {
+        let thread = thread::Builder::new()
+            .name(format!("nbd {name}"))
+            .stack_size(STACK)
+            .spawn({
+                let (client, listener) = (Arc::clone(&client), Arc::clone(&listener));
+                move || listen(&client, &listener)
+            })
+            .map_err(ServeError::Thread)?;
+        Ok(Self {
+            client,
+            listener,
+            thread,
+        })
+    }
+
+    fn stop(self, grace: Duration) {
+        self.listener.close();
+        self.client.close(grace);
+        // A thread that panicked has ended, too.
+        let _ = self.thread.join();
+    }
+}
+
+/// A client's listener thread: a thread for each connection, all of them ended when it returns.
+fn listen(client: &Client, listener: &Listener) {
+    thread::scope(|scope| {
+        loop {
+            let socket = match listener.accept() {
+                Ok(Some(socket)) => socket,
+                Ok(None) => return,
+                Err(error) => {
+                    client.log.warn(format_args!("accept: {error}"));
+                    thread::sleep(ACCEPT_RETRY);
+                    continue;
+                }
+            };
+            let Some(membership) = client.admit(Peer::new(socket)) else {
+                client.log.warn("connection refused: too many");
+                continue;
+            };
+            let started = thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, move || {
+                    if let Err(end) = connection::serve(&membership) {
+                        client.log.warn(format_args!("connection closed: {end}"));
+                    }
+                });
+            if let Err(error) = started {
+                client.log.warn(format_args!("connection refused: {error}"));
+            }
+        }
+    });
+}
+
+/// The thread that keeps the store in shape, off the page path.
+struct Housekeeper {
+    /// Dropping it ends the thread.
+    running: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Housekeeper {
+    fn start(store: Arc<Store>) -> io::Result<Self> {
+        let (running, stopped) = mpsc::channel::<()>();
+        let thread = thread::Builder::new()
+            .name("upkeep".to_owned())
+            .spawn(move || {
+                let mut pause = UPKEEP_IDLE;
+                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    let idle = store.maintain().is_idle();
+                    pause = if idle { UPKEEP_IDLE } else { UPKEEP_BUSY };
+                }
+            })?;
+        Ok(Self { running, thread })
+    }
+
+    fn stop(self) {
+        drop(self.running);
+        let _ = self.thread.join();
+    }
+}
