@@ -243,14 +243,22 @@ class Hypervisor:
     def _connection(self) -> libvirt.virConnect:
         with self._lock:
             if self._open is None or not _alive(self._open):
-                ensure_loop()
-                uri = self._uri or session.uri(self._places)
                 try:
-                    self._open = libvirt.open(uri)
-                    self._watch.attach(self._open)
-                except libvirt.libvirtError as error:
-                    raise translated(error, f"connect to libvirt at {uri}") from error
+                    self._open = self._connect()
+                except HostUnable:
+                    # Between finding libvirtd and connecting it may end, idle or told to.
+                    self._open = self._connect()
             return self._open
+
+    def _connect(self) -> libvirt.virConnect:
+        ensure_loop()
+        uri = self._uri or session.uri(self._places)
+        try:
+            connection = libvirt.open(uri)
+            self._watch.attach(connection)
+        except libvirt.libvirtError as error:
+            raise translated(error, f"connect to libvirt at {uri}") from error
+        return connection
 
 
 def _alive(connection: libvirt.virConnect) -> bool:

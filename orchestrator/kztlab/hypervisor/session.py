@@ -102,16 +102,32 @@ def _locked(places: Places) -> Iterator[Path]:
     """Alone in the folder with all of our libvirtd's run-time files."""
     while True:
         folder = places.folder(places.runtime / _FOLDER)
-        path = folder / "start.lock"
+        lock = _lock(folder / "start.lock")
+        if lock is not None:
+            break
+    try:
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """Wait for the lock; None if `stop` removed it, and the folder around it, meanwhile."""
+    try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # `stop` may have removed the folder, and this lock's file with it, while we waited.
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(lock)):
-                yield folder
-                return
-        finally:
-            os.close(lock)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(path.stat(), os.fstat(lock)):
+            return lock
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
 
 
 def _start(binary: str, places: Places, folder: Path) -> None:
