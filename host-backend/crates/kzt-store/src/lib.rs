@@ -9,6 +9,15 @@
 //! tables and pools; while recovering, another bit for each 4 KiB. Each [`Context`] adds 170
 //! KiB, and what zstd's contexts take where that codec is used.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "64 bits only, and the layout bounds what is narrowed: frame numbers have 28 bits"
+)]
+
+// The arena is mapped whole, and an offset is a `usize` as good as a `u64`.
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("kzt-store needs a 64-bit address space");
+
 mod arena;
 mod codec;
 mod directory;
