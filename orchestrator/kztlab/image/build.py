@@ -21,7 +21,13 @@ from kztlab.errors import HostUnable
 from kztlab.image import initrd, kernel
 from kztlab.image.lock import lock
 from kztlab.image.runner import Runner, search_path
-from kztlab.image.sources import KEYRING, for_suite, host_sources, sources_list
+from kztlab.image.sources import (
+    KEYRING,
+    for_suite,
+    host_sources,
+    host_transport,
+    sources_list,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +52,9 @@ _ROOM_TO_KEEP = 512 << 20
 def check_host(images: Path) -> None:
     """Raise `HostUnable` for what is missing, all at once and with the command that brings it."""
     missing = [
-        package for program, package in _NEEDED.items() if not shutil.which(program, path=search_path())
+        package
+        for program, package in _NEEDED.items()
+        if not shutil.which(program, path=search_path())
     ]
     if not Path(KEYRING).exists():
         missing.append("debian-archive-keyring")
@@ -85,8 +93,9 @@ def build(recipe: Recipe, kzt_load: Path, into: Path, places: Places, progress: 
             f"--architectures={recipe.architecture}",
             "--format=directory",
             f"--include={','.join(recipe.packages)}",
+            *(f"--aptopt={line}" for line in host_transport()),
             *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale")),
-            f"--customize-hook=KZT_KERNEL={recipe.kernel} {stage}/customize \"$1\"",
+            f'--customize-hook=KZT_KERNEL={recipe.kernel} {stage}/customize "$1"',
             recipe.suite,
             str(tree),
             str(sources),
@@ -122,13 +131,15 @@ def _stage(recipe: Recipe, kzt_load: Path, stage: Path) -> None:
 
 @contextmanager
 def _workshop(places: Places, progress: Progress) -> Iterator[Runner]:
-    """A temporary folder to build in; removed afterwards, as are those of builds that were killed."""
+    """A folder to build in, removed afterwards; those of builds that were killed are now."""
     _sweep(places, progress)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=workshops()))
-    folder.chmod(0o711)  # the namespace's root has to pass
-    places.own(folder)
-    with lock(folder) as descriptor:
-        run = Runner(places, folder, folder / "log", descriptor, progress)
+    unlocked = Path(tempfile.mkdtemp(prefix=".", suffix=".new", dir=workshops()))
+    unlocked.chmod(0o711)  # the namespace's root has to pass
+    places.own(unlocked)
+    with lock(unlocked) as descriptor:
+        # Named so that other builds would sweep it only now that they would find it locked.
+        folder = unlocked.rename(unlocked.with_name(f"{_PREFIX}{unlocked.name.strip('.')}"))
+        run = Runner(places, folder, descriptor, progress)
         try:
             run.choose_mode()
             yield run
@@ -142,4 +153,4 @@ def _sweep(places: Places, progress: Progress) -> None:
             continue
         with suppress(BlockingIOError), lock(stale, wait=False) as descriptor:
             progress("removing an interrupted build", 0.0)
-            Runner(places, stale, stale / "log", descriptor, progress).erase()
+            Runner(places, stale, descriptor, progress).erase()

@@ -103,13 +103,11 @@ def remove(name: str, places: Places, *, hash: str | None = None) -> list[Image]
     for image in gone:
         hidden = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=image.folder.parent))
         image.folder.rename(hidden)  # at once; the rest may be interrupted
-        shutil.rmtree(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)  # the next build does, if it comes first
     return gone
 
 
-def _make(
-    wanted: Recipe, kzt_load: Path, final: Path, places: Places, progress: Progress
-) -> None:
+def _make(wanted: Recipe, kzt_load: Path, final: Path, places: Places, progress: Progress) -> None:
     began = time.monotonic()
     with ExitStack() as undo:
         unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
@@ -147,4 +145,3 @@ def _alone(home: Path, progress: Progress) -> ExitStack:
             progress("waiting for another command that builds this image", 0.0)
             stack.enter_context(lock(home))
         return stack.pop_all()
-

@@ -15,7 +15,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from kztlab.errors import HostUnable
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     """Called with a step's name and the seconds since it began: at its start, then each second."""
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_UNTIL_ORPHANED = """trap 'trap "" TERM; kill -TERM 0; wait' TERM; "$@" & wait "$!\""""
 _GRACE = 10.0
 _TAIL = 12
 
@@ -40,11 +41,10 @@ def search_path() -> str:
 
 @dataclass(slots=True)
 class Runner:
-    """Runs one build's programs in `folder`, their output in `log`."""
+    """Runs one build's programs in `folder`."""
 
     places: Places
     folder: Path
-    log: Path
     keep: int
     """A descriptor that every program inherits: its lock is held until the last of them ended."""
     progress: Progress
@@ -52,7 +52,7 @@ class Runner:
 
     def choose_mode(self) -> None:
         """Settle on user namespaces or, for root only, on none; raises `HostUnable`."""
-        tried = self._run(self._as_user(["mmdebstrap", "--unshare-helper", "true"]))
+        tried = self._try(self._command(["true"], inside=True))
         if tried.returncode == 0:
             return
         if self.places.user is None:
@@ -62,6 +62,7 @@ class Runner:
                 hint=f"give {name} a range in /etc/subuid and /etc/subgid: "
                 f"usermod --add-subuids 700000-765535 --add-subgids 700000-765535 {name}",
             )
+        self.progress("no user namespaces here, building as root", 0.0)
         self.mode = "root"
 
     def step(self, name: str, command: list[str], *, inside: bool = False) -> None:
@@ -69,28 +70,45 @@ class Runner:
 
         Raises `HostUnable` with the end of its output if it fails.
         """
-        if inside and self.mode == "unshare":
-            command = ["mmdebstrap", "--unshare-helper", *command]
-        command = self._as_user(command) if self.mode == "unshare" else command
-        with self.log.open("ab") as log, self._started(command, log) as process:
-            began = time.monotonic()
-            while True:
+        began = time.monotonic()
+        with self._log.open("ab") as log, self._started(command, log, inside=inside) as process:
+            self.progress(name, 0.0)
+            while (status := _wait(process, 1.0)) is None:
                 self.progress(name, time.monotonic() - began)
-                try:
-                    status = process.wait(timeout=1.0)
-                except subprocess.TimeoutExpired:
-                    continue
-                break
         if status:
             raise self._failure(name, status)
 
     def erase(self) -> None:
         """Remove the folder with all that the build's user and its namespace's root made there."""
         if self.places.user is None:  # only the namespace's root may remove what belongs to it
-            self._run(["mmdebstrap", "--unshare-helper", "rm", "-rf", "--", str(self.folder)])
+            self._try(self._command(["rm", "-rf", "--", str(self.folder)], inside=True))
         shutil.rmtree(self.folder)
 
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def _command(self, command: list[str], *, inside: bool) -> list[str]:
+        """As the right user, under a shell that ends the whole group when this process is killed.
+
+        mmdebstrap alone would not do: it ignores the signal and leaves it to its children.
+        """
+        identity: list[str] = []
+        if self.mode == "unshare":
+            if inside:
+                command = ["mmdebstrap", "--unshare-helper", *command]
+            if self.places.user is not None:
+                account = self.places.account()
+                identity = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}"]
+                identity.append("--init-groups")
+        return [
+            "setpriv",
+            "--pdeathsig=TERM",
+            *identity,
+            "sh",
+            "-c",
+            _UNTIL_ORPHANED,
+            "sh",
+            *command,
+        ]
+
+    def _try(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
             cwd=self.folder,
@@ -104,9 +122,11 @@ class Runner:
         )
 
     @contextmanager
-    def _started(self, command: list[str], log: object) -> Iterator[subprocess.Popen[bytes]]:
+    def _started(
+        self, command: list[str], log: IO[bytes], *, inside: bool
+    ) -> Iterator[subprocess.Popen[bytes]]:
         process = subprocess.Popen(
-            command,
+            self._command(command, inside=inside),
             cwd=self.folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
@@ -121,15 +141,6 @@ class Runner:
             if process.poll() is None:
                 _stop(process)
 
-    def _as_user(self, command: list[str]) -> list[str]:
-        """With the signal that ends it when this process is killed."""
-        dying = ["setpriv", "--pdeathsig", "TERM"]
-        if self.places.user is None:
-            return [*dying, *command]
-        account = self.places.account()
-        identity = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups"]
-        return [*dying, *identity, *command]
-
     def _environment(self) -> dict[str, str]:
         return os.environ | {
             "HOME": str(self.folder),
@@ -138,20 +149,27 @@ class Runner:
             "LC_ALL": "C.UTF-8",
         }
 
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
     def _failure(self, name: str, status: int) -> HostUnable:
-        lines = self.log.read_text(errors="replace").splitlines()
-        tail = "\n".join(lines[-_TAIL:])
-        if any("No space left on device" in line for line in lines[-_TAIL:]):
+        tail = self._log.read_text(errors="replace").splitlines()[-_TAIL:]
+        if any("No space left on device" in line for line in tail):
             return HostUnable(f"{name}: the disk is full", hint="make room, then try again")
-        reason = f"exit status {status}" if status > 0 else signal.Signals(-status).name
-        return HostUnable(f"{name}: failed ({reason})\n{tail}")
+        return HostUnable("\n".join([f"{name} failed (exit status {status}):", *tail]))
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a program and all it started: gently, then not."""
     os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=_GRACE)
-    except subprocess.TimeoutExpired:
+    if _wait(process, _GRACE) is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

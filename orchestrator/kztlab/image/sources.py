@@ -11,16 +11,20 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 """Has the keys of later releases too: those of trixie since Debian 12.11."""
 
 _RELEASE = re.compile(r"^'(?P<mirror>[^']+?)/?/dists/(?P<suite>[^']+)/InRelease' ", re.MULTILINE)
-_SCHEMES = ("http://", "https://", "file:/", "mirror+", "tor+")
+_SCHEMES = ("http://", "https://")
+_TRANSPORT = ("Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::Check-Valid-Until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +37,17 @@ class Source:
 
 def host_sources(environ: Mapping[str, str] = os.environ) -> list[Source]:
     """What the host's apt would update from, in its order."""
-    asked = subprocess.run(
-        ["apt-get", "update", "--print-uris"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**environ, "LC_ALL": "C"},
-    )
-    if asked.returncode:
-        raise HostUnable(f"apt cannot tell its sources: {asked.stderr.strip()}")
-    return [Source(m["mirror"], m["suite"]) for m in _RELEASE.finditer(asked.stdout)]
+    uris = _ask(["apt-get", "update", "--print-uris"], environ)
+    return [Source(m["mirror"], m["suite"]) for m in _RELEASE.finditer(uris)]
+
+
+def host_transport(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """How the host's apt reaches its mirrors, above all by which proxy: lines of an apt.conf.
+
+    mmdebstrap shows apt the new system's configuration, and so hides the host's.
+    """
+    lines = _ask(["apt-config", "dump", *_TRANSPORT], environ).splitlines()
+    return [line for line in lines if not line.endswith('"";')]
 
 
 def for_suite(sources: list[Source], suite: str, *, host: str | None = None) -> list[Source]:
@@ -68,6 +73,15 @@ def for_suite(sources: list[Source], suite: str, *, host: str | None = None) -> 
 def sources_list(sources: list[Source]) -> str:
     """A sources.list for mmdebstrap."""
     return "".join(f"deb [signed-by={KEYRING}] {s.mirror} {s.suite} main\n" for s in sources)
+
+
+def _ask(command: list[str], environ: Mapping[str, str]) -> str:
+    asked = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**environ, "LC_ALL": "C"}
+    )
+    if asked.returncode:
+        raise HostUnable(f"apt cannot tell its configuration: {asked.stderr.strip()}")
+    return asked.stdout
 
 
 def _codename() -> str:
