@@ -45,12 +45,11 @@ def _ended(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _resident(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == "VmRSS":
-            return int(value.split()[0]) * 1024
-    return 0
+def _resident(pid: int, key: str = "VmRSS") -> int:
+    """A size in bytes from the kernel's account of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    sizes = dict(line.split(":", 1) for line in lines)
+    return int(sizes[key].split()[0]) * 1024
 
 
 @contextmanager
@@ -75,7 +74,9 @@ def kztmemd(folder: Path, size: int) -> Iterator[Running]:
 
         def held() -> int:
             arena = api.get("/v1/status").raise_for_status().json()["arena"]
-            return int(arena["allocated_bytes"]) + _resident(ready["pid"])
+            # The arena is counted by its file, so the mapped part of it is left out.
+            private = _resident(ready["pid"]) - _resident(ready["pid"], "RssShmem")
+            return int(arena["allocated_bytes"]) + private
 
         with api:
             yield Running(Path(ready["clients"]["bench"]["nbd"]), held)
