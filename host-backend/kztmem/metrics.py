@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -20,18 +20,12 @@ from kztmem.schemas import Arena, Client, Counters, Recovery
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pydantic import BaseModel
+
     from kztmem.service import Service
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-_GAUGES: Final = (
-    "swap_bytes",
-    "connections",
-    "stored_pages",
-    "stored_bytes",
-    "same_filled_pages",
-    "raw_pages",
-)
 _QUANTILES: Final = {"p50_us": "0.5", "p99_us": "0.99", "p999_us": "0.999"}
 
 
@@ -55,31 +49,27 @@ class _Figures(Collector):
         yield GaugeMetricFamily(
             "kztmem_uptime_seconds", "Time since it started.", status["uptime_seconds"]
         )
-        for name in (
-            "limit_bytes",
-            "allocated_bytes",
-            "data_bytes",
-            "meta_bytes",
-            "fragmentation_bytes",
-            "pages",
-        ):
-            text = Arena.model_fields[name].description or "Pages held."
-            yield GaugeMetricFamily(f"kztmem_arena_{name}", text, status["arena"][name])
-        for name in ("pages", "seconds", "losses"):
-            text = Recovery.model_fields[name].description or "Of the last recovery."
-            yield GaugeMetricFamily(f"kztmem_recovery_{name}", text, status["recovery"][name])
+        for part, model in (("arena", Arena), ("recovery", Recovery)):
+            for name, text in _figures(model):
+                yield GaugeMetricFamily(f"kztmem_{part}_{name}", text, status[part][name])
         yield from _clients(status["clients"])
 
 
-def _clients(clients: list[dict[str, object]]) -> Iterator[Metric]:
-    for name in _GAUGES:
-        text = Client.model_fields[name].description or name.replace("_", " ").capitalize()
+def _figures(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Name and help text of each plain figure of a model."""
+    for name, field in model.model_fields.items():
+        if field.annotation in {int, float}:
+            yield name, field.description or ""
+
+
+def _clients(clients: list[dict[str, Any]]) -> Iterator[Metric]:
+    for name, text in _figures(Client):
         gauge = GaugeMetricFamily(f"kztmem_{name}", text, labels=["client"])
         for client in clients:
             gauge.add_metric([client["name"]], client[name])
         yield gauge
-    for name, field in Counters.model_fields.items():
-        counter = CounterMetricFamily(f"kztmem_{name}", field.description or "", labels=["client"])
+    for name, text in _figures(Counters):
+        counter = CounterMetricFamily(f"kztmem_{name}", text, labels=["client"])
         for client in clients:
             counter.add_metric([client["name"]], client["counters"][name])
         yield counter
@@ -90,8 +80,7 @@ def _clients(clients: list[dict[str, object]]) -> Iterator[Metric]:
         for operation, figures in client["latency"].items():
             labels = {"client": client["name"], "op": operation}
             for key, quantile in _QUANTILES.items():
-                if figures[key] is not None:
-                    seconds = figures[key] / 1e6
-                    latency.add_sample(latency.name, {**labels, "quantile": quantile}, seconds)
+                seconds = figures[key] / 1e6
+                latency.add_sample(latency.name, {**labels, "quantile": quantile}, seconds)
             latency.add_sample(f"{latency.name}_count", labels, figures["count"])
     yield latency

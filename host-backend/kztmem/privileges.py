@@ -6,7 +6,6 @@ Whatever goes wrong here is a warning: the pages are served either way.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import resource
@@ -17,15 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from kztmem.errors import BadInput, HostUnable
 from kztmem.settings import DEFAULT_USER
-from kztmem.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 OOM_SCORE_ADJ: Final = -900
 """The guests' pages are here: nearly anything is a better victim."""
-
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -135,22 +131,6 @@ def become(user: User) -> None:
     os.setgroups([])
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
-
-
-def lock_memory() -> list[str]:
-    """Keeps this process and the parts of the arena it touches from being swapped out.
-
-    Returns what stands in the way. Pages are locked as they are touched: to lock a sparse arena at
-    once would fill it. A finite limit would make later mappings fail, so it counts as none.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if limit != resource.RLIM_INFINITY:
-        way_out = "ulimit -l unlimited, or start it as root"
-        return [f"the host may swap the store: {format_size(limit)} may be locked ({way_out})"]
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
-        return [f"the host may swap the store: mlockall: {os.strerror(ctypes.get_errno())}"]
-    return []
 
 
 def _can_reach(user: User, path: Path) -> bool:

@@ -121,7 +121,7 @@ class Registry:
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             nbd.parent.mkdir(mode=0o700, exist_ok=True)
-            self._server.add_client(name, swap, str(nbd))
+            self._server.add_client(name, swap, nbd)
         except (OSError, StoreError) as error:
             raise HostUnable(f"cannot serve it: {error}", key=name) from error
 

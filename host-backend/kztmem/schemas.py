@@ -35,7 +35,7 @@ class _Answer(BaseModel):
 
 
 class Counters(_Answer):
-    """Pages since the pool was made, in tmem's words; they survive restarts."""
+    """Pages since the daemon started, in tmem's words."""
 
     puts: int = Field(description="Pages stored.")
     gets: int = Field(description="Pages asked for.")
@@ -50,9 +50,9 @@ class Latency(_Answer):
     """Time from a request's arrival to its answer, inside the daemon, since it started."""
 
     count: int
-    p50_us: float | None
-    p99_us: float | None
-    p999_us: float | None
+    p50_us: float
+    p99_us: float
+    p999_us: float
 
 
 class Latencies(_Answer):
@@ -67,11 +67,12 @@ class Client(_Answer):
     """A client as it is now."""
 
     name: str
-    swap_bytes: int
+    swap_bytes: int = Field(description="Size of its swap device.")
     nbd: str = Field(description="Path of its NBD socket; exports `` and `swap`.")
-    connections: int
-    stored_pages: int
+    connections: int = Field(description="Open NBD connections.")
+    stored_pages: int = Field(description="Pages held.")
     stored_bytes: int = Field(description="Compressed, with the headers of the blocks.")
+    index_bytes: int = Field(description="Of its index.")
     same_filled_pages: int = Field(description="Of the stored: one word repeated, no bytes held.")
     raw_pages: int = Field(description="Of the stored: did not shrink, kept as they are.")
     counters: Counters
@@ -88,20 +89,22 @@ class Arena(_Answer):
     """The shared memory that holds everything."""
 
     path: str
-    limit_bytes: int
+    limit_bytes: int = Field(description="What it may occupy at most.")
     allocated_bytes: int = Field(description="Blocks of the file; never more than the limit.")
     data_bytes: int = Field(description="Compressed pages with the headers of their blocks.")
     meta_bytes: int = Field(description="Index and headers.")
-    fragmentation_bytes: int = Field(description="Allocated and neither data nor meta.")
-    pages: int
+    fragmentation_bytes: int = Field(description="Lost between blocks.")
+    spare_bytes: int = Field(description="Kept ready for what comes next.")
+    pages: int = Field(description="Pages stored.")
 
 
 class Recovery(_Answer):
     """What the daemon found when it started."""
 
     reason: str = Field(description="new, recovered, reboot, or lost: the arena was gone.")
-    pages: int
-    seconds: float
+    pools: int = Field(description="Pools found.")
+    pages: int = Field(description="Pages found.")
+    seconds: float = Field(description="Time it took.")
     dropped: int = Field(description="Half-made blocks that nobody had been promised.")
     losses: int = Field(description="How often the arena of this state directory was gone.")
 

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kztmem import host
-from kztmem._core import Server, StoreError
+from kztmem._core import ArenaFormatError, ArenaSpaceError, Server, StoreError
 from kztmem.errors import BadInput, HostUnable
-from kztmem.privileges import User, lock_memory
+from kztmem.privileges import User
 from kztmem.registry import Registry
 from kztmem.settings import DEFAULT_CODEC
 from kztmem.statedir import Record
@@ -48,21 +48,23 @@ class Service:
         """
         self._started = time.monotonic()
         self._supervisor = supervisor
-        self._warnings = [*warnings, *lock_memory()]
+        self._user = User.current().name
         last = state.record()
         arena = _own_arena(state.path)
         loss = _loss(arena, last)
         self._record = _plan(settings, arena, last, losses=int(loss is not None))
         host.check_room(arena, self._record.memory)
-        try:
-            self._server = Server(
-                arena=str(arena), memory=self._record.memory, codec=self._record.codec
-            )
-        except StoreError as error:
-            raise HostUnable(str(error), key="--state") from error
-        self._recovery = dict(self._server.recovery)
-        if loss is not None:
-            self._recovery["reason"] = loss
+        self._server = _open(arena, self._record)
+        found = self._server.recovery
+        self._warnings = [*warnings, *found["warnings"], *_pin(self._server)]
+        self._recovery = {
+            "reason": loss or found["reason"],
+            "pools": found["pools"],
+            "pages": found["pages"],
+            "dropped": found["dropped"],
+            "seconds": found["seconds"],
+            "losses": self._record.losses,
+        }
         state.write_record(self._record)
         state.write_owner(os.getpid())
         self.registry = Registry(self._server, state, settings.sockets)
@@ -79,11 +81,11 @@ class Service:
             "version": self.version,
             "pid": os.getpid(),
             "supervisor_pid": self._supervisor if self._watched() else None,
-            "user": User.current().name,
+            "user": self._user,
             "uptime_seconds": time.monotonic() - self._started,
             "codec": self._record.codec,
             "arena": {"path": self._record.arena, **self._server.status()},
-            "recovery": {**self._recovery, "losses": self._record.losses},
+            "recovery": self._recovery,
             "warnings": self.warnings(),
             "clients": self.clients(),
         }
@@ -121,6 +123,32 @@ class Service:
 
     def _watched(self) -> bool:
         return self._supervisor is not None and os.getppid() == self._supervisor
+
+
+def _open(arena: Path, record: Record) -> Server:
+    try:
+        return Server(arena=arena, memory=record.memory, codec=record.codec)
+    except ArenaSpaceError as error:
+        hint = "start it with a --memory that holds what is there and fits the host"
+        raise HostUnable(str(error), key="--memory", hint=hint) from error
+    except ArenaFormatError as error:
+        hint = "serve it with the version that made it, or throw its pages away: --remove"
+        raise HostUnable(str(error), key="--state", hint=hint) from error
+    except StoreError as error:
+        raise HostUnable(str(error), key="--state") from error
+
+
+def _pin(server: Server) -> list[str]:
+    """Locks the arena in memory; returns what stands in the way."""
+    try:
+        server.pin()
+    except (
+        MemoryError,
+        OSError,
+    ) as error:  # ENOMEM, beyond the limit of locked memory, is the former
+        way_out = "ulimit -l unlimited, or start it as root"
+        return [f"the host may swap the store: cannot lock it: {error} ({way_out})"]
+    return []
 
 
 def _own_arena(state: Path) -> Path:

@@ -12,10 +12,11 @@ STATE = ["--state", "/srv/store"]
 
 
 def test_everything_at_once() -> None:
-    invocation = parse(
-        [*STATE, "--memory", "512MiB", "--codec", "zstd:3", "--client", "a:1GiB"]
-        + ["--client", "b:8KiB", "--sockets", "/run/s", "--user", "nobody", "--detach"]
+    options = (
+        "--memory 512MiB --codec zstd:3 --client a:1GiB --client b:8KiB "
+        "--sockets /run/s --user nobody --detach"
     )
+    invocation = parse([*STATE, *options.split()])
     settings = invocation.settings
     assert invocation.detach
     assert not invocation.remove

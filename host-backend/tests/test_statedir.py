@@ -12,7 +12,7 @@ from kztmem.errors import HostUnable
 from kztmem.statedir import Record, StateDir
 
 RECORD = Record(
-    version="0.1.0", memory=1 << 20, codec="lzo", sockets="/s", boot_id="b", arena="/dev/shm/k"
+    version="0.1.0", memory=1 << 20, codec="lzo", sockets="/s", boot_id="b", arena="/shm/k"
 )
 
 

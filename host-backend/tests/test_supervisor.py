@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import pytest
 
 from kztmem.supervisor import delay_before_restart
-
-Supervised = Callable[[str], "subprocess.Popen[str]"]
 
 _PROGRAM = """\
 import os, signal, sys, time
@@ -27,6 +26,10 @@ sys.exit(supervisor.supervise(serve))
 """
 # SIGTERM is blocked in a new child, so that none is lost before somebody waits for it.
 _SERVE = "signal.sigwait({signal.SIGTERM})\nreturn 0"
+
+
+class Supervised(Protocol):
+    def __call__(self, body: str, setup: str = "") -> "subprocess.Popen[str]": ...
 
 
 @pytest.fixture
