@@ -157,6 +157,9 @@ Codec = Annotated[
     str,
     *_text("a codec", _CODEC_PATTERN, "lzo, lz4, none or zstd:LEVEL with a level from -7 to 22"),
 ]
+AbsolutePath = Annotated[
+    str, *_text("an absolute path", r"^/[^\x00-\x1f]*$", "it starts with a slash")
+]
 Frontend = Annotated[
     Literal["nbd", "disk", "zram", "none"],
     _choice("frontend", ("nbd", "disk", "zram", "none"), PLANNED_FRONTENDS),

@@ -97,14 +97,12 @@ def _findings(details: ErrorDetails) -> Iterator[Finding]:
         wrong = "small" if bound == "ge" else "large"
         relation = {"ge": "at least", "le": "at most", "lt": "less than"}[bound]
         yield Finding(path, f"{value} is too {wrong}", f"{relation} {limit}")
+    elif kind in {"too_short", "string_too_short"}:
+        yield Finding(path, "is empty", "at least one is needed")
     elif expected is not None:
         yield Finding(path, f"must be {expected}, not {_described(value)}", _type_hint(kind, value))
     else:
-        hint = context.get("hint")
-        message = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        if "hint" not in context:
-            message = f"{_described(value)} must be {message}"
-        yield Finding(path, message, hint, at_key)
+        yield Finding(path, details["msg"], context.get("hint"), at_key)
 
 
 _EXPECTED = {

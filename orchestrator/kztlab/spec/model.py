@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from kztlab.spec.consistency import WORKLOAD_HEADROOM, InconsistentError, contradictions, expand
 from kztlab.spec.fields import (
+    AbsolutePath,
     Access,
     Codec,
     Content,
@@ -56,11 +57,10 @@ class StoreSpec(Section):
         default="lzo",
         description="How pages are compressed: `lzo`, `lz4`, `zstd:LEVEL` (-7 to 22) or `none`.",
     )
-    socket: str | None = Field(
+    socket: AbsolutePath | None = Field(
         default=None,
         description="API socket of a running kztmemd to join, an absolute path. The lab then "
         "starts no store of its own, and `memory` and `codec` are those of the store it joins.",
-        pattern="^/",
     )
     ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
         default=3.0,
@@ -137,10 +137,9 @@ class AnonSpec(Section):
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] = Field(
         default=1, description="Seed of contents and order: the same seed, the same run."
     )
-    corpus: str = Field(
+    corpus: AbsolutePath = Field(
         default="/usr/lib",
         description="Folder in the guest whose files `content: real` takes its pages from.",
-        pattern="^/",
     )
 
 

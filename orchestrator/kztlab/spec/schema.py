@@ -19,7 +19,7 @@ from kztlab.spec.model import (
 )
 from kztlab.spec.template import init_text
 
-_SECTIONS: dict[type[Section], str] = {
+SECTIONS: dict[type[Section], str] = {
     Cluster: "The file",
     StoreSpec: "store",
     GuestSpec: "guests.NAME",
@@ -28,7 +28,7 @@ _SECTIONS: dict[type[Section], str] = {
     CollectSpec: "collect",
 }
 
-_TITLES = {section.__name__: title for section, title in _SECTIONS.items()}
+_TITLES = {section.__name__: title for section, title in SECTIONS.items()}
 _PLAIN_TYPES = {
     "boolean": "true or false",
     "integer": "whole number",
@@ -67,7 +67,7 @@ def json_schema() -> dict[str, Any]:
     schema = Cluster.model_json_schema(mode="validation")
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "cluster.yaml"
-    for model in _SECTIONS:
+    for model in SECTIONS:
         part = schema if model is Cluster else schema["$defs"][model.__name__]
         for name, field in model.model_fields.items():
             if not field.is_required():
@@ -82,7 +82,7 @@ def reference() -> str:
     """The reference page, Markdown."""
     schema = json_schema()
     page = [_HEAD.format(example=init_text())]
-    for model, title in _SECTIONS.items():
+    for model, title in SECTIONS.items():
         part = schema if model is Cluster else schema["$defs"][model.__name__]
         required = part.get("required", [])
         heading = title if model is Cluster else f"`{title}`"
@@ -101,7 +101,7 @@ def reference() -> str:
 
 def _default(value: object) -> str:
     if value is None:
-        return "–"  # noqa: RUF001 -- typeset for people
+        return "–"
     if isinstance(value, dict | list):
         return "all defaults" if value else "none"
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"

@@ -46,13 +46,10 @@ def read(path: Path) -> Source:
     """Reads a YAML file; raises `SpecError` when it cannot be made sense of as YAML."""
     file = str(path)
     text = _decode(file, _read_bytes(path))
-    loader = _Composer(text)
     try:
-        root = loader.get_single_node()
+        root = _Composer(text).get_single_node()
     except yaml.YAMLError as wrong:
         raise SpecError([_syntax_problem(file, text, wrong)]) from None
-    finally:
-        loader.dispose()
     if root is None:
         raise SpecError([Problem(file, 1, 1, "", "the file is empty", _EXAMPLE)])
     return _Reading(file).source(root)

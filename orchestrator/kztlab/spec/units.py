@@ -18,7 +18,7 @@ TIB = 1 << 40
 
 _SIZES = {"TiB": TIB, "GiB": GIB, "MiB": MIB, "KiB": KIB, "B": 1}
 _MILLISECONDS = {"h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}
-_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+_QUANTITY = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
 
 
 class UnitError(ValueError):
