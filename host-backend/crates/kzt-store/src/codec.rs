@@ -110,6 +110,11 @@ pub(crate) fn same_filled(page: &Page) -> Option<u64> {
     (rest == shifted).then(|| u64::from_ne_bytes(*word))
 }
 
+/// The half of a word that has two like halves: most patterns repeat after four bytes or less.
+pub(crate) fn half(word: u64) -> Option<u32> {
+    (word == word.rotate_left(32)).then_some(word as u32)
+}
+
 /// Fills the whole page with one word.
 pub(crate) fn fill(page: &mut Page, word: u64) {
     for chunk in page.chunks_exact_mut(size_of::<u64>()) {

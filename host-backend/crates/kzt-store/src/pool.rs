@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::codec::{self, Codec, Context, Encoding};
 use crate::directory::Found;
-use crate::entry::Entry;
+use crate::entry::{Entry, pattern_check};
 use crate::error::{GetError, PutError, UpdateError};
 use crate::layout::{self, HEADER, Location, object};
 use crate::pam::Block;
@@ -75,7 +75,7 @@ struct Counters {
 
 /// A page ready to be published.
 enum Stored {
-    Inline(Entry),
+    Inline(u32),
     Block {
         block: Block,
         encoding: Encoding,
@@ -86,7 +86,7 @@ enum Stored {
 /// A page as found in the index, its payload in the context.
 enum Fetched {
     Absent,
-    Pattern(u64),
+    Pattern(u32),
     Payload {
         encoding: Encoding,
         len: usize,
@@ -334,8 +334,8 @@ impl Pool {
     /// Writes a page into the arena, not yet published; `None` if there is no room.
     fn store(&self, cx: &mut Context, page: &Page) -> Option<Stored> {
         let pattern = codec::same_filled(page);
-        if let Some(entry) = pattern.and_then(Entry::pattern) {
-            return Some(Stored::Inline(entry));
+        if let Some(word) = pattern.and_then(codec::half) {
+            return Some(Stored::Inline(word));
         }
         let word;
         let (encoding, payload) = match pattern {
@@ -381,7 +381,13 @@ impl Pool {
             return None;
         };
         let (entry, added) = match stored {
-            Stored::Inline(entry) => (entry, Held::INLINE),
+            Stored::Inline(word) => (
+                Entry::Pattern {
+                    word,
+                    check: pattern_check(at, word),
+                },
+                Held::INLINE,
+            ),
             Stored::Block {
                 block,
                 encoding,
@@ -457,7 +463,9 @@ impl Pool {
         };
         match Entry::decode(self.space.arena.load(at)) {
             Entry::Empty => Ok(Fetched::Absent),
-            Entry::Pattern(word) => Ok(Fetched::Pattern(word)),
+            Entry::Pattern { word, check } if check == pattern_check(at, word) => {
+                Ok(Fetched::Pattern(word))
+            }
             Entry::Block(offset) => {
                 let location = Location::decode(self.space.arena.load(offset))
                     .filter(|location| location.slot == at)
@@ -487,7 +495,7 @@ impl Pool {
         let page = match fetched {
             Ok(Fetched::Absent) => return Ok(false),
             Ok(Fetched::Pattern(word)) => {
-                codec::fill(out, word);
+                codec::fill(out, u64::from(word) << 32 | u64::from(word));
                 Some(())
             }
             Ok(Fetched::Payload {

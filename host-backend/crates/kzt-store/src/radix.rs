@@ -211,7 +211,7 @@ impl Space {
     pub(crate) fn release(&self, entry: Entry) -> Held {
         match entry {
             Entry::Empty | Entry::Poison => Held::default(),
-            Entry::Pattern(_) => Held::INLINE,
+            Entry::Pattern { .. } => Held::INLINE,
             Entry::Block(offset) => {
                 let location = Location::decode(self.arena.load(offset));
                 self.pam.free(offset);

@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::ObjectId;
-use crate::entry::{Entry, MAX_LEVEL};
+use crate::entry::{Entry, MAX_LEVEL, pattern_check};
 use crate::frames::Use;
 use crate::layout::{EXTENT, FRAME, HEADER, Location, object, trie};
 use crate::pam::Block;
@@ -185,7 +185,7 @@ impl<'a> Recoverer<'a> {
         match self.load(at) {
             Entry::Empty => false,
             Entry::Poison => true,
-            Entry::Pattern(_) => {
+            Entry::Pattern { word, check } if check == pattern_check(at, word) => {
                 self.held += Held::INLINE;
                 true
             }

@@ -70,7 +70,11 @@ pub fn page(seed: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
     let random_bytes = match seed % 4 {
         0 => {
-            let word = random.next() >> (seed / 4 % 3 * 20);
+            let word = match seed / 4 % 3 {
+                0 => random.next(),
+                1 => 0,
+                _ => (random.next() >> 32) * 0x1_0000_0001,
+            };
             page.chunks_exact_mut(8)
                 .for_each(|chunk| chunk.copy_from_slice(&word.to_ne_bytes()));
             return page;
