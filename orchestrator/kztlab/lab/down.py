@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
-from kztlab.errors import HostUnable
+from kztlab.errors import HostUnable, KztlabError
 from kztlab.hypervisor import Hypervisor, session
 from kztlab.lab import lock, record
+from kztlab.parallel import in_parallel
 from kztlab.store import Daemon, StoreClient, StoreUnreachable
 
 if TYPE_CHECKING:
@@ -45,9 +48,11 @@ def down_locked(places: Places, lab: str, progress: Progress) -> bool:
 
 def everything(places: Places) -> list[str]:
     """Every lab of this kztlab: those with a folder, and those that only libvirt knows."""
-    with Hypervisor.connect(places) as hypervisor:
-        orphans = {state.lab for state in hypervisor.list()}
-    return sorted(orphans | set(record.names(places)))
+    labs = set(record.names(places))
+    if session.started(places):
+        with Hypervisor.connect(places) as hypervisor:
+            labs |= {state.lab for state in hypervisor.list()}
+    return sorted(labs)
 
 
 def release_host(places: Places) -> None:
@@ -58,11 +63,17 @@ def release_host(places: Places) -> None:
 
 def end_guests(hypervisor: Hypervisor, lab: str, progress: Progress) -> bool:
     """End whatever libvirt has of this lab; whether there was any."""
-    guests = hypervisor.list(lab)
-    for state in guests:
-        progress.step(state.guest, "ending")
-        hypervisor.destroy(lab, state.guest)
-        progress.done(state.guest, "ended")
+    guests = [state.guest for state in hypervisor.list(lab)]
+
+    def end(guest: str) -> None:
+        progress.step(guest, "ending")
+        hypervisor.destroy(lab, guest)
+        progress.done(guest, "ended")
+
+    results = in_parallel({guest: partial(end, guest) for guest in guests}, threading.Event())
+    for result in results.values():
+        if isinstance(result, KztlabError):
+            raise result
     return bool(guests)
 
 

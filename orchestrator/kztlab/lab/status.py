@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kztlab.errors import HostUnable
 from kztlab.guest import console
-from kztlab.hypervisor import GuestState, Hypervisor
+from kztlab.hypervisor import GuestState, Hypervisor, session
 from kztlab.lab import record
 from kztlab.store import StoreClient
 
@@ -104,8 +104,10 @@ def _condition(guest: GuestRecord, state: GuestState | None) -> tuple[str, str |
 def overview(places: Places) -> list[dict[str, Any]]:
     """All labs of this kztlab, also those that nothing but their guests is left of."""
     known = {name: _readable(places, name) for name in record.names(places)}
-    with Hypervisor.connect(places) as hypervisor:
-        there = Counter(state.lab for state in hypervisor.list())
+    there: Counter[str] = Counter()
+    if session.started(places):
+        with Hypervisor.connect(places) as hypervisor:
+            there.update(state.lab for state in hypervisor.list())
     labs = []
     for name in sorted(known.keys() | there.keys()):
         lab = known.get(name)
