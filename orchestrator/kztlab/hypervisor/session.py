@@ -63,12 +63,18 @@ def uri(places: Places) -> str:
     return f"qemu+unix:///session?socket={address}"
 
 
+def started(places: Places) -> bool:
+    """Whether guests can be there at all: false once root's own libvirtd has been stopped, or was
+    never started."""
+    return places.user is None or (places.runtime / _FOLDER).exists()
+
+
 def stop(places: Places) -> None:
     """End root's own libvirtd, if it runs, and remove its run-time files. No guest may be left.
 
     An ordinary user's libvirtd is not ours, and ends by itself.
     """
-    if places.user is None or not (places.runtime / _FOLDER).exists():
+    if places.user is None or not started(places):
         return
     with _locked(places) as folder:
         pid = _listener(_address(folder))
