@@ -122,7 +122,13 @@ impl Store {
         if origin == Origin::Reboot {
             file.clear().map_err(failed("truncate"))?;
         }
-        let warnings = file.check_filesystem(path, memory)?.into_iter().collect();
+        let warnings = match file.check_filesystem(path, memory) {
+            // Whoever filled the file system meanwhile: the pages that are here stay reachable.
+            Err(full @ OpenError::FilesystemFull { .. }) if origin == Origin::Recovered => {
+                vec![full.to_string()]
+            }
+            checked => checked?.into_iter().collect(),
+        };
         let arena = Arc::new(file.map(memory).map_err(failed("map"))?);
         // The header's extent may be a hole, in a new file or in part after a crash.
         arena.back(0).map_err(failed("allocate"))?;
