@@ -52,6 +52,9 @@ pub(crate) struct Recoverer<'a> {
     pub(crate) held: Held,
     /// Entries that were damaged.
     pub(crate) dropped: u64,
+    /// Parts of the index that hold nothing and are in no slot any more: to be released when
+    /// the allocators have settled.
+    pub(crate) unlinked: Vec<Entry>,
 }
 
 impl<'a> Recoverer<'a> {
@@ -61,6 +64,7 @@ impl<'a> Recoverer<'a> {
             present,
             held: Held::default(),
             dropped: 0,
+            unlinked: Vec::new(),
         }
     }
 
@@ -104,7 +108,7 @@ impl<'a> Recoverer<'a> {
                     used |= self.directory(node + number * 8, depth + 1, steps);
                     steps.pop();
                 }
-                self.keep(at, used, trie::BYTES as u64, |space| space.pam.free(node))
+                self.keep(at, used, trie::BYTES as u64)
             }
             _ => self.poison(at),
         }
@@ -122,12 +126,12 @@ impl<'a> Recoverer<'a> {
     }
 
     /// Counts a part of the index that holds something, and unlinks one that holds nothing.
-    fn keep(&mut self, at: u64, used: bool, bytes: u64, free: impl FnOnce(&Space)) -> bool {
+    fn keep(&mut self, at: u64, used: bool, bytes: u64) -> bool {
         if used {
             self.held += Held::index(bytes);
         } else {
+            self.unlinked.push(self.load(at));
             self.space.arena.store(at, 0);
-            free(self.space);
         }
         used
     }
@@ -146,9 +150,7 @@ impl<'a> Recoverer<'a> {
             return self.poison(at);
         }
         let used = self.radix(record + object::ROOT, None);
-        self.keep(at, used, object::BYTES as u64, |space| {
-            space.pam.free(record)
-        })
+        self.keep(at, used, object::BYTES as u64)
     }
 
     /// Recovers a radix node of the level that its parent asks for.
@@ -175,7 +177,7 @@ impl<'a> Recoverer<'a> {
                     });
                 }
                 self.space.frames.at(frame).used.store(used, Relaxed);
-                self.keep(at, used > 0, FRAME, |space| space.frames.free_node(frame))
+                self.keep(at, used > 0, FRAME)
             }
             _ => self.poison(at),
         }

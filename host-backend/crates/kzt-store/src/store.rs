@@ -209,6 +209,9 @@ impl Store {
         }
         space.pam.settle();
         let extents = space.frames.settle(|frame| present.has(frame))?;
+        for entry in walk.unlinked.drain(..) {
+            space.release(entry);
+        }
         recovery.pools = found.len() as u64;
         recovery.pages = walk.held.pages;
         recovery.dropped = walk.dropped;

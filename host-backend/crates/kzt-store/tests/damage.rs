@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Arenas that are not what they should be: damaged, cut, of another version, from another boot.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+
+use common::{ArenaPath, MIB, Random, SWAP, page};
+use kzt_store::{Codec, Config, Context, GetError, ObjectId, OpenError, Origin, PAGE_SIZE, Store};
+use proptest::prelude::*;
+
+const OBJECTS: [ObjectId; 3] = [SWAP, ObjectId([1, 0, 0]), ObjectId([2, 0, 0])];
+const CLIENTS: [&str; 2] = ["a", "b"];
+
+type Pages = HashMap<(usize, usize, u32), u64>;
+
+/// The content of an arena with pages of every kind, and what it holds.
+fn sample() -> &'static (Vec<u8>, Pages) {
+    static SAMPLE: OnceLock<(Vec<u8>, Pages)> = OnceLock::new();
+    SAMPLE.get_or_init(make_sample)
+}
+
+/// Makes the file that content, with a hole at its end.
+fn write(arena: &ArenaPath, bytes: &[u8]) {
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+    fs::write(arena.path(), &bytes[..used]).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(arena.path())
+        .unwrap()
+        .set_len(4 * MIB)
+        .unwrap();
+}
+
+fn make_sample() -> (Vec<u8>, Pages) {
+    let arena = ArenaPath::new();
+    let mut pages = HashMap::new();
+    let mut random = Random(5);
+    let mut cx = Context::new();
+    let (store, _) = arena.open(4 * MIB);
+    for (c, client) in CLIENTS.into_iter().enumerate() {
+        let pool = store.open_pool(client).unwrap();
+        for (o, object) in OBJECTS.into_iter().enumerate() {
+            for i in 0..124 {
+                let index = if i < 120 { i } else { random.next() as u32 };
+                let seed = random.next();
+                pool.put(&mut cx, object, index, &page(seed)).unwrap();
+                pages.insert((c, o, index), seed);
+            }
+        }
+    }
+    drop(store);
+    (fs::read(arena.path()).unwrap(), pages)
+}
+
+/// Opens a damaged arena and uses all of it. Whatever happens: no panic, no page with bytes it
+/// never had, and every byte is accounted for in the end.
+fn survive(config: &Config, pages: &Pages) {
+    let Ok((store, recovery)) = Store::open(config) else {
+        return;
+    };
+    let mut cx = Context::new();
+    let mut out = [0; PAGE_SIZE];
+    let mut corrupt = 0;
+    for (&(c, o, index), &seed) in pages {
+        let pool = store.open_pool(CLIENTS[c]).unwrap();
+        match pool.get(&mut cx, OBJECTS[o], index, &mut out) {
+            Ok(true) => assert_eq!(out, page(seed), "wrong bytes"),
+            Ok(false) => {}
+            Err(GetError::Corrupt) => corrupt += 1,
+            Err(GetError::NoDevice) => panic!("the pool is there"),
+        }
+    }
+    let crc_errors: u64 = CLIENTS
+        .iter()
+        .map(|client| store.open_pool(client).unwrap().stats().crc_errors)
+        .sum();
+    assert_eq!(corrupt, crc_errors);
+    drop(store);
+
+    // The first recovery has settled all there was to settle.
+    let (store, again) = Store::open(config).unwrap();
+    assert_eq!((again.dropped, again.pages), (0, recovery.pages));
+    let mut random = Random(recovery.pages);
+    for (&(c, o, index), _) in pages {
+        let pool = store.open_pool(CLIENTS[c]).unwrap();
+        match random.below(3) {
+            0 => {
+                let seed = random.next();
+                if pool.put(&mut cx, OBJECTS[o], index, &page(seed)).is_ok() {
+                    assert!(pool.get(&mut cx, OBJECTS[o], index, &mut out).unwrap());
+                    assert_eq!(out, page(seed));
+                }
+            }
+            1 => {
+                pool.flush(OBJECTS[o], index);
+                assert!(!matches!(
+                    pool.get(&mut cx, OBJECTS[o], index, &mut out),
+                    Ok(true)
+                ));
+            }
+            _ => {
+                let mut covered = 0;
+                pool.runs(OBJECTS[o], index, 1000, |pages, _| {
+                    covered += u64::from(pages)
+                });
+                assert_eq!(covered, 1000.min(u64::from(u32::MAX - index) + 1));
+            }
+        }
+    }
+    for object in OBJECTS {
+        store
+            .open_pool("a")
+            .unwrap()
+            .flush_range(object, 0, u32::MAX);
+    }
+    for client in store.clients() {
+        store.destroy_pool(&client).unwrap();
+    }
+    let usage = store.usage().unwrap();
+    assert_eq!(
+        (usage.data, usage.fragmentation, usage.meta),
+        (0, 0, 64 * 1024)
+    );
+}
+
+#[derive(Debug, Clone)]
+enum Damage {
+    /// A byte of the part of the file that is in use.
+    Byte(u64, u8),
+    /// A whole word, with an arbitrary value or one from elsewhere in the file.
+    Word(u64, u64),
+    Copy(u64, u64),
+    /// A hole.
+    Zeros(u64),
+    Cut(u64),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    // The offsets are taken modulo the size; half of them fall on the frames of the index.
+    prop_oneof![
+        6 => (any::<u64>(), any::<u8>()).prop_map(|(at, byte)| Damage::Byte(at, byte)),
+        6 => (any::<u64>(), any::<u64>()).prop_map(|(at, word)| Damage::Word(at, word)),
+        6 => (any::<u64>(), any::<u64>()).prop_map(|(at, from)| Damage::Copy(at, from)),
+        1 => any::<u64>().prop_map(Damage::Zeros),
+        1 => any::<u64>().prop_map(Damage::Cut),
+    ]
+}
+
+/// Frames that look like parts of the index: mostly empty words and tagged entries.
+fn index_frames(bytes: &[u8]) -> Vec<u64> {
+    (0..bytes.len() / 4096)
+        .filter(|frame| {
+            let words = bytes[frame * 4096..][..4096].as_chunks::<8>().0;
+            let entries = words.iter().filter(|word| {
+                let word = u64::from_ne_bytes(**word);
+                word != 0 && word < bytes.len() as u64 && matches!(word & 7, 1 | 3..6)
+            });
+            entries.count() > 0
+        })
+        .map(|frame| frame as u64 * 4096)
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn damage_is_met_with_errors_never_wrong_pages(
+        damages in proptest::collection::vec((any::<bool>(), damage()), 1..12),
+    ) {
+        let arena = ArenaPath::new();
+        let (bytes, pages) = sample();
+        write(&arena, bytes);
+        let frames = index_frames(bytes);
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        for (in_index, damage) in damages {
+            let place = |at: u64| if in_index {
+                frames[(at >> 12) as usize % frames.len()] + at % 4096
+            } else {
+                at % used
+            };
+            match damage {
+                Damage::Byte(at, byte) => file.write_all_at(&[byte], place(at)).unwrap(),
+                Damage::Word(at, word) => {
+                    file.write_all_at(&word.to_ne_bytes(), place(at) / 8 * 8).unwrap();
+                }
+                Damage::Copy(at, from) => {
+                    let from = place(from) as usize / 8 * 8;
+                    file.write_all_at(&bytes[from..from + 8], place(at) / 8 * 8).unwrap();
+                }
+                Damage::Zeros(at) => {
+                    file.write_all_at(&[0; 4096], place(at) / 4096 * 4096).unwrap();
+                }
+                Damage::Cut(at) => file.set_len(at % bytes.len() as u64).unwrap(),
+            }
+        }
+        survive(&arena.config(4 * MIB, Codec::Lzo), pages);
+    }
+}
+
+/// A flipped bit in a page's payload, header or entry.
+#[test]
+fn each_damaged_page_is_reported_and_the_others_are_right() {
+    let arena = ArenaPath::new();
+    let (bytes, pages) = sample();
+    write(&arena, bytes);
+    let mut random = Random(1);
+    let mut met = 0;
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    for _ in 0..150 {
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        let at = 65_536 + random.below(used - 65_536);
+        let byte = bytes[at as usize] ^ 1 << random.below(8);
+        file.write_all_at(&[byte], at).unwrap();
+        let (store, recovery) = arena.open(4 * MIB);
+        let mut cx = Context::new();
+        let mut out = [0; PAGE_SIZE];
+        let mut corrupt = 0;
+        for (&(c, o, index), &seed) in pages {
+            let pool = store.open_pool(CLIENTS[c]).unwrap();
+            match pool.get(&mut cx, OBJECTS[o], index, &mut out) {
+                Ok(found) => {
+                    assert!(found, "byte {at}: not there, and no error");
+                    assert_eq!(out, page(seed));
+                }
+                Err(_) => corrupt += 1,
+            }
+        }
+        assert!(
+            recovery.dropped == 0 || corrupt > 0 || bytes[at as usize / 8 * 8..][..8] == [0; 8]
+        );
+        met += u64::from(corrupt > 0);
+        drop(store);
+        drop(file);
+        write(&arena, bytes);
+    }
+    assert!(met > 10, "{met} of 150 flips met something in use");
+}
+
+fn with_header(
+    change: impl FnOnce(&mut [u8]),
+) -> (ArenaPath, Result<(Store, kzt_store::Recovery), OpenError>) {
+    let arena = ArenaPath::new();
+    let mut bytes = sample().0.clone();
+    change(&mut bytes);
+    fs::write(arena.path(), &bytes).unwrap();
+    let opened = Store::open(&arena.config(4 * MIB, Codec::Lzo));
+    if opened.is_err() {
+        assert_eq!(fs::read(arena.path()).unwrap(), bytes, "the file is kept");
+    }
+    (arena, opened)
+}
+
+fn crc(bytes: &mut [u8]) {
+    let crc = crc32c::crc32c(&bytes[8..56]);
+    bytes[56..60].copy_from_slice(&crc.to_ne_bytes());
+}
+
+#[test]
+fn another_version_is_refused() {
+    let (_arena, opened) = with_header(|bytes| {
+        bytes[8] = 2;
+        crc(bytes);
+    });
+    assert!(matches!(
+        opened,
+        Err(OpenError::Version {
+            found: 2,
+            expected: 1,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_damaged_header_is_refused() {
+    for offset in [0, 16, 40, 57] {
+        let (_arena, opened) = with_header(|bytes| bytes[offset] ^= 1);
+        assert!(
+            matches!(opened, Err(OpenError::NotAnArena { .. })),
+            "byte {offset}"
+        );
+    }
+    let (_arena, opened) = with_header(|bytes| bytes[..8].fill(0));
+    assert!(
+        matches!(opened, Err(OpenError::NotAnArena { .. })),
+        "it has pools"
+    );
+}
+
+#[test]
+fn an_arena_from_before_a_reboot_begins_anew() {
+    let (arena, opened) = with_header(|bytes| {
+        bytes[16] ^= 1;
+        crc(bytes);
+    });
+    let (store, recovery) = opened.unwrap();
+    assert_eq!((recovery.origin, recovery.pages), (Origin::Reboot, 0));
+    assert!(store.clients().is_empty());
+    assert!(store.usage().unwrap().allocated <= MIB);
+    drop(store);
+    let (_, recovery) = arena.open(4 * MIB);
+    assert_eq!(recovery.origin, Origin::Recovered);
+}
+
+#[test]
+fn a_creation_that_was_interrupted_is_done_again() {
+    let arena = ArenaPath::new();
+    fs::write(arena.path(), vec![0; 65_536]).unwrap();
+    let (_, recovery) = arena.open(MIB);
+    assert_eq!(recovery.origin, Origin::New);
+}
+
+#[test]
+fn other_files_are_not_touched() {
+    let arena = ArenaPath::new();
+    fs::write(arena.path(), b"precious").unwrap();
+    let opened = Store::open(&arena.config(MIB, Codec::Lzo));
+    assert!(matches!(opened, Err(OpenError::NotAnArena { .. })));
+    assert_eq!(fs::read(arena.path()).unwrap(), b"precious");
+    let link = ArenaPath::new();
+    std::os::unix::fs::symlink(arena.path(), link.path()).unwrap();
+    assert!(matches!(
+        Store::open(&link.config(MIB, Codec::Lzo)),
+        Err(OpenError::Io { .. })
+    ));
+    let folder = Config {
+        arena: "/dev/shm".into(),
+        memory: MIB,
+        codec: Codec::Lzo,
+    };
+    assert!(Store::open(&folder).is_err());
+}
+
+#[test]
+fn sizes_are_checked() {
+    let arena = ArenaPath::new();
+    for memory in [0, MIB - 1, (1 << 40) + 1, u64::MAX] {
+        let opened = Store::open(&arena.config(memory, Codec::Lzo));
+        assert!(matches!(opened, Err(OpenError::Memory { .. })));
+    }
+    let opened = Store::open(&arena.config(1 << 40, Codec::Lzo));
+    assert!(matches!(opened, Err(OpenError::FilesystemFull { needed, free, .. }) if needed > free));
+}
+
+#[test]
+fn a_disk_is_warned_of() {
+    let path = std::env::temp_dir().join(format!("kzt-store-test-{}", std::process::id()));
+    let config = Config {
+        arena: path.clone(),
+        memory: MIB,
+        codec: Codec::Lzo,
+    };
+    let opened = Store::open(&config);
+    let _ = fs::remove_file(&path);
+    let tmpfs = config.arena.starts_with("/dev/shm");
+    assert_eq!(opened.unwrap().1.warnings.is_empty(), tmpfs);
+}
