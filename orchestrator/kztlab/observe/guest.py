@@ -124,12 +124,12 @@ def _samples(lines: Iterable[str]) -> Iterator[Sample]:
                 raise ValueError(message)
             block.append(text)
         elif block:
-            if sample := _parse(block):
+            if sample := parse(block):
                 yield sample
             block = []
 
 
-def _parse(block: list[str]) -> Sample:
+def parse(block: list[str]) -> Sample:
     sample: Sample = {}
     for line in block:
         named = _LINE.fullmatch(line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Samples on disk: one JSON object a line, each flushed, so that a run that dies keeps them all.
+"""Samples on disk: one JSON object a line, unbuffered, so that a run that dies keeps them all.
 
 A sample has ``mono`` (the host's monotonic clock, seconds: what intervals are computed from) and
 ``wall`` (Unix time, for people). A line with ``gap`` instead of values says why there are none from
@@ -24,7 +24,7 @@ class Recorder:
     """Appends samples to one file. Safe to close while its sampler is still writing."""
 
     def __init__(self, path: Path) -> None:
-        self._stream = path.open("a", encoding="utf-8")
+        self._stream = path.open("ab", buffering=0)  # each line is out at once and whole
         self._lock = threading.Lock()
         self._gap: str | None = None
 
@@ -49,8 +49,7 @@ class Recorder:
         line = json.dumps(stamp | dict(values), separators=(",", ":"))
         with self._lock:
             if not self._stream.closed:
-                self._stream.write(line + "\n")
-                self._stream.flush()
+                self._stream.write(line.encode() + b"\n")
 
 
 def read_samples(path: Path) -> list[Sample]:
