@@ -41,7 +41,7 @@ def junit(summary: Summary) -> str:
         "time": f"{summary.seconds:.3f}",
     }
     suite = ET.Element("testsuite", {"name": summary.lab, **counts})
-    suite.set("timestamp", summary.started.isoformat(timespec="seconds"))
+    suite.set("timestamp", summary.started.strftime("%Y-%m-%dT%H:%M:%S"))
     suite.extend(cases)
     root = ET.Element("testsuites", {"name": "kztlab", **counts})
     root.append(suite)

@@ -25,11 +25,17 @@ COLUMNS = (
     Column("guest", figures=False, meaning="Name of the guest."),
     Column("frontend", figures=False, meaning="Where it swaps to."),
     Column("workloads", figures=False, meaning="What ran, whether it passed, and its time."),
-    Column("bad pages", figures=True, meaning="Pages that did not hold what was written to them."),
-    Column("pages out", figures=True, meaning="Pages swapped out while workloads ran (pswpout)."),
-    Column("pages in", figures=True, meaning="Pages swapped in while workloads ran (pswpin)."),
-    Column("out/load", figures=True, meaning="Pages out, as a share of the pages of the load."),
-    Column("in/load", figures=True, meaning="Pages in, as a share of the pages of the load."),
+    Column("bad", figures=True, meaning="Pages that did not hold what was written to them."),
+    Column(
+        "pages out",
+        figures=True,
+        meaning="Pages swapped out while workloads ran (pswpout), and as a share of their load.",
+    ),
+    Column(
+        "pages in",
+        figures=True,
+        meaning="Pages swapped in while workloads ran (pswpin), and as a share of their load.",
+    ),
     Column("stored", figures=True, meaning="Most pages held in the store at once."),
     Column("MiB", figures=True, meaning="Most memory they took in the store."),
     Column("ratio", figures=True, meaning="Size of the stored pages over the memory they took."),
@@ -62,9 +68,17 @@ def _draw(summary: Summary, stream: TextIO) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=0, show_edge=False
+    )
     for column in COLUMNS:
-        table.add_column(column.heading, justify="right" if column.figures else "left")
+        table.add_column(
+            column.heading,
+            justify="right" if column.figures else "left",
+            # On a narrow terminal, this is the column that gives way.
+            no_wrap=column.heading != "workloads",
+            min_width=10 if column.heading == "workloads" else None,
+        )
     for guest, row in zip(summary.guests, rows(summary), strict=True):
         bad = any(not workload.ok for workload in guest.workloads)
         table.add_row(*map(Text, row), style="red" if bad else None)
@@ -78,10 +92,8 @@ def _row(guest: GuestResult) -> list[str]:
         guest.frontend,
         ", ".join(map(_outcome, guest.workloads)) or NONE,
         count(sum(known) if known else None),
-        count(guest.swapped_out_pages),
-        count(guest.swapped_in_pages),
-        share(guest.swapped_out_pages, guest.load_pages),
-        share(guest.swapped_in_pages, guest.load_pages),
+        _shared(guest.swapped_out_pages, guest.load_pages),
+        _shared(guest.swapped_in_pages, guest.load_pages),
         count(guest.stored_pages),
         NONE if guest.stored_bytes is None else f"{guest.stored_bytes / (1 << 20):,.1f}",
         NONE if guest.ratio is None else f"{guest.ratio:.2f}",
@@ -90,6 +102,10 @@ def _row(guest: GuestResult) -> list[str]:
 
 def _outcome(workload: WorkloadResult) -> str:
     return f"{workload.name} {'ok' if workload.ok else 'FAILED'} {workload.seconds:.1f}s"
+
+
+def _shared(pages: int | None, load: int) -> str:
+    return count(pages) if pages is None or not load else f"{count(pages)} ({share(pages, load)})"
 
 
 def count(value: int | None) -> str:

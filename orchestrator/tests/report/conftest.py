@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +111,7 @@ def status(time: float) -> dict[str, Any]:
         "uptime_seconds": time - ORIGIN,
         "codec": "lzo",
         "arena": {
-            "path": "/dev/shm/kztmem-0-00000000",
+            "path": "/dev/shm/kztmem-0-00000000",  # noqa: S108 -- made up
             "limit_bytes": 512 * MIB,
             "allocated_bytes": data + 9 * MIB,
             "data_bytes": data,
@@ -196,3 +198,18 @@ def summarized(run: RunDirectory) -> Callable[..., Summary]:
         )
 
     return summarized
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Callable[[str], str]:
+    """Loads a page in a headless browser, runs its scripts and gives the document they leave."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("needs the program chromium")
+
+    def browser(url: str) -> str:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/b"]
+        command = [program, *options, "--virtual-time-budget=20000", "--dump-dom", url]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    return browser
