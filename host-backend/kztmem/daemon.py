@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kztmem import cli, handshake, preload
 from kztmem.errors import DaemonError, HostUnable
+from kztmem.plan import make_plan
 from kztmem.privileges import User, become, choose_user, prepare_directory, raise_limits
 from kztmem.removal import remove
 from kztmem.serving import api_path, bind_api, serve
@@ -61,8 +62,9 @@ def _foreground(settings: Settings) -> int:
     raise_limits(warnings)
     become(user)
     with contextlib.closing(StateDir(settings.state)) as state:
-        listener = bind_api(api_path(settings))
-        return serve(settings, state, listener, _ready, supervisor=None, warnings=warnings)
+        plan = make_plan(settings, state)
+        listener = bind_api(api_path(plan.sockets))
+        return serve(plan, state, listener, _ready, supervisor=None, warnings=warnings)
 
 
 def _detach(settings: Settings) -> int:
@@ -108,7 +110,8 @@ def _supervisor(
         state.write_owner(os.getpid())
         _redirect(state.log)
         _start_log()
-        listener = bind_api(api_path(settings))
+        plan = make_plan(settings, state)
+        listener = bind_api(api_path(plan.sockets))
     except DaemonError as error:
         sender.refuse(error)
         return error.exit_code
@@ -116,7 +119,7 @@ def _supervisor(
 
     def child() -> int:
         try:
-            return serve(settings, state, listener, sender.ready, supervisor=pid, warnings=warnings)
+            return serve(plan, state, listener, sender.ready, supervisor=pid, warnings=warnings)
         except DaemonError as error:
             _log.error("%s", error)
             sender.refuse(error)
@@ -127,7 +130,7 @@ def _supervisor(
 
 def _prepare(settings: Settings, warnings: list[str]) -> User:
     """Checks what can be checked before anything starts; returns whom to serve as."""
-    api_path(settings)
+    api_path(settings.sockets)
     user = choose_user(settings.user, settings.state, warnings)
     prepare_directory(settings.state, user, key="--state")
     if settings.sockets != settings.state:

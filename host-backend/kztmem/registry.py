@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The clients: which exist, where their sockets are, and how both last.
 
-A client is in clients.json exactly if its creation was acknowledged and its removal was not. The
-file is written before a removal and after a creation, so a daemon that dies in between leaves at
-most a pool without a client behind; the next start throws such pools away.
+The file clients.json decides. It is written before a removal and after a creation, so a daemon that
+dies in between leaves at most a pool without a client behind; the next start throws it away.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from kztmem._core import StoreError
-from kztmem.errors import BadInput, Conflict, HostUnable, NotFound
+from kztmem.errors import Conflict, HostUnable, NotFound
 from kztmem.settings import check_socket_path
 from kztmem.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from kztmem._core import Server
@@ -34,32 +32,19 @@ class Registry:
     def __init__(self, server: Server, state: StateDir, sockets: Path) -> None:
         self._server = server
         self._state = state
-        self._folder = sockets / "clients"
+        self._sockets = sockets
         self._clients: dict[str, int] = {}
         self._changing = threading.Lock()
 
-    def recover(self, wanted: Mapping[str, int]) -> None:
-        """Brings the clients of the state directory back and makes those of `wanted`.
-
-        Raises `BadInput` if a wanted client exists with another size, `HostUnable` if the list of
-        clients is gone while their pages are there.
-        """
-        remembered = self._state.clients()
-        clients = _merge(remembered or {}, wanted)
-        orphans = [name for name in self._server.pools() if name not in clients]
-        if orphans and remembered is None:
-            raise HostUnable(
-                f"clients.json is missing, but there are pages of {', '.join(orphans)}",
-                key="--state",
-                hint="restore it, name each of them by --client NAME:SIZE, or use --remove",
-            )
+    def recover(self) -> None:
+        """Serves the clients of the state directory again; raises `HostUnable` if it cannot."""
+        clients = self._state.clients() or {}
         for name, swap in clients.items():
             self._open(name, swap)
-        if clients != remembered:
-            self._state.write_clients(clients)
-        for name in orphans:
-            _log.warning("the pool of %s, a client that was being removed, is thrown away", name)
-            self._server.remove_client(name)
+        for name in self._server.pools():
+            if name not in clients:
+                _log.warning("client %s: was being removed, its pages are thrown away", name)
+                self._server.remove_client(name)
         self._clients = clients
 
     def names(self) -> list[str]:
@@ -75,7 +60,7 @@ class Registry:
 
     def nbd(self, name: str) -> Path:
         """Path of a client's NBD socket."""
-        return self._folder / name / "nbd.sock"
+        return nbd_path(self._sockets, name)
 
     def add(self, name: str, swap: int) -> bool:
         """Makes a client that serves and lasts; False if it is there already.
@@ -101,7 +86,7 @@ class Registry:
         """Raises `Conflict` unless a client has this size, which never changes."""
         known = self.swap(name)
         if known != swap:
-            raise _other_size(name, known, swap)
+            raise other_size(name, known, swap)
 
     def remove(self, name: str) -> None:
         """Closes a client's connections, throws its pages away and forgets it.
@@ -119,7 +104,7 @@ class Registry:
     def _open(self, name: str, swap: int) -> None:
         nbd = check_socket_path(self.nbd(name), key=name)
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            nbd.parent.parent.mkdir(mode=0o700, exist_ok=True)
             nbd.parent.mkdir(mode=0o700, exist_ok=True)
             self._server.add_client(name, swap, nbd)
         except (OSError, StoreError) as error:
@@ -131,16 +116,13 @@ class Registry:
             self.nbd(name).parent.rmdir()
 
 
-def _merge(remembered: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
-    for name, swap in wanted.items():
-        known = remembered.get(name, swap)
-        if known != swap:
-            error = _other_size(name, known, swap)
-            raise BadInput(error.message, key=f"--client {name}", hint=error.hint)
-    return {**remembered, **wanted}
+def nbd_path(sockets: Path, client: str) -> Path:
+    """Path of a client's NBD socket below the directory of all sockets."""
+    return sockets / "clients" / client / "nbd.sock"
 
 
-def _other_size(name: str, known: int, swap: int) -> Conflict:
+def other_size(name: str, known: int, swap: int) -> Conflict:
+    """The error for a client that exists with another size."""
     return Conflict(
         f"client {name!r} exists with a swap of {format_size(known)}, not {format_size(swap)}",
         key="swap",

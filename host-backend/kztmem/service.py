@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from kztmem import host
 from kztmem._core import ArenaFormatError, ArenaSpaceError, Server, StoreError
-from kztmem.errors import BadInput, HostUnable
+from kztmem.errors import HostUnable
 from kztmem.privileges import User
 from kztmem.registry import Registry
-from kztmem.settings import DEFAULT_CODEC
 from kztmem.statedir import Record
 from kztmem.version import version
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kztmem.settings import Settings
+    from kztmem.plan import Plan
     from kztmem.statedir import StateDir
 
 _log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Service:
 
     def __init__(
         self,
-        settings: Settings,
+        plan: Plan,
         state: StateDir,
         *,
         supervisor: int | None,
@@ -44,17 +43,23 @@ class Service:
         """Opens or recovers the arena, then the listener of each client.
 
         `supervisor` is the pid of the process that restarts this one, if there is one. Raises
-        `BadInput` or `HostUnable`.
+        `HostUnable`.
         """
         self._started = time.monotonic()
         self._supervisor = supervisor
         self._user = User.current().name
         last = state.record()
-        arena = _own_arena(state.path)
-        loss = _loss(arena, last)
-        self._record = _plan(settings, arena, last, losses=int(loss is not None))
-        host.check_room(arena, self._record.memory)
-        self._server = _open(arena, self._record)
+        loss = _loss(plan.arena, last)
+        self._record = Record(
+            version=version(),
+            memory=plan.memory,
+            codec=plan.codec,
+            sockets=str(plan.sockets),
+            boot_id=host.boot_id(),
+            arena=str(plan.arena),
+            losses=(last.losses if last else 0) + (loss is not None),
+        )
+        self._server = _open(plan)
         found = self._server.recovery
         self._warnings = [*warnings, *found["warnings"], *_pin(self._server)]
         self._recovery = {
@@ -67,8 +72,8 @@ class Service:
         }
         state.write_record(self._record)
         state.write_owner(os.getpid())
-        self.registry = Registry(self._server, state, settings.sockets)
-        self.registry.recover(settings.clients)
+        self.registry = Registry(self._server, state, plan.sockets)
+        self.registry.recover()
 
     @property
     def version(self) -> str:
@@ -125,9 +130,9 @@ class Service:
         return self._supervisor is not None and os.getppid() == self._supervisor
 
 
-def _open(arena: Path, record: Record) -> Server:
+def _open(plan: Plan) -> Server:
     try:
-        return Server(arena=arena, memory=record.memory, codec=record.codec)
+        return Server(arena=plan.arena, memory=plan.memory, codec=plan.codec)
     except ArenaSpaceError as error:
         hint = "start it with a --memory that holds what is there and fits the host"
         raise HostUnable(str(error), key="--memory", hint=hint) from error
@@ -151,38 +156,8 @@ def _pin(server: Server) -> list[str]:
     return []
 
 
-def _own_arena(state: Path) -> Path:
-    """Where this user's arena is; raises `HostUnable` if the pages are in another user's."""
-    arena = host.arena_path(state, os.geteuid())
-    for other in host.arenas_of(state):
-        if other != arena:
-            raise HostUnable(
-                f"this state directory was served by another user: its pages are in {other}",
-                key="--user",
-                hint=f"serve as {User.of(other).name}, or throw the pages away: --remove",
-            )
-    return arena
-
-
 def _loss(arena: Path, last: Record | None) -> str | None:
     """Why the arena that was there is gone; None if it is not."""
     if last is None or last.arena is None or arena.exists():
         return None
     return "lost" if last.boot_id == host.boot_id() else "reboot"
-
-
-def _plan(settings: Settings, arena: Path, last: Record | None, *, losses: int) -> Record:
-    """What to serve with: as asked for, else as last time, else by default."""
-    memory = settings.memory or (last.memory if last else None)
-    if memory is None:
-        hint = "for example --memory 512MiB"
-        raise BadInput("the first start needs a limit", key="--memory", hint=hint)
-    return Record(
-        version=version(),
-        memory=memory,
-        codec=settings.codec or (last.codec if last else DEFAULT_CODEC),
-        sockets=str(settings.sockets),
-        boot_id=host.boot_id(),
-        arena=str(arena),
-        losses=losses + (last.losses if last else 0),
-    )

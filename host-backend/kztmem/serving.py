@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from kztmem.plan import Plan
     from kztmem.service import Service
-    from kztmem.settings import Settings
     from kztmem.statedir import StateDir
 
 GRACE: Final = 2.0
@@ -31,9 +31,9 @@ _BACKLOG: Final = 128
 _log = logging.getLogger(__name__)
 
 
-def api_path(settings: Settings) -> Path:
+def api_path(sockets: Path) -> Path:
     """Where the HTTP API listens; raises `BadInput` if that is too long."""
-    return check_socket_path(settings.sockets / "api.sock", key="--state")
+    return check_socket_path(sockets / "api.sock", key="--state")
 
 
 def bind_api(path: Path) -> socket.socket:
@@ -54,7 +54,7 @@ def bind_api(path: Path) -> socket.socket:
 
 
 def serve(
-    settings: Settings,
+    plan: Plan,
     state: StateDir,
     listener: socket.socket,
     ready: Callable[[dict[str, Any], list[str]], None],
@@ -64,14 +64,14 @@ def serve(
 ) -> int:
     """Serves until told to stop; returns the exit code.
 
-    Calls `ready` with the line for whoever waits, and warnings. Raises `BadInput` or `HostUnable`
-    if it cannot serve. Signals that stop it are blocked until there is a loop to take them, and in
+    Calls `ready` with the line for whoever waits, and warnings. Raises `HostUnable` if it
+    cannot serve. Signals that stop it are blocked until there is a loop to take them, and in
     all threads of the core.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     from kztmem.service import Service  # noqa: PLC0415 -- the core's threads block signals, too
 
-    service = Service(settings, state, supervisor=supervisor, warnings=warnings)
+    service = Service(plan, state, supervisor=supervisor, warnings=warnings)
     for warning in service.warnings():
         _log.warning("%s", warning)
     _log.info("serving %s", service.describe())
@@ -79,18 +79,18 @@ def serve(
     # Pages are being served; now there is time to load the rest.
     from kztmem.web import run  # noqa: PLC0415
 
-    stopped_by = run(service, listener, lambda: ready(_line(settings, service), service.warnings()))
+    stopped_by = run(service, listener, lambda: ready(_line(plan, service), service.warnings()))
     service.shutdown(GRACE)
-    api_path(settings).unlink(missing_ok=True)
+    api_path(plan.sockets).unlink(missing_ok=True)
     _log.info("stopped by %s", stopped_by.name)
     return 130 if stopped_by == signal.SIGINT else 0
 
 
-def _line(settings: Settings, service: Service) -> dict[str, Any]:
+def _line(plan: Plan, service: Service) -> dict[str, Any]:
     registry = service.registry
     return {
         "ready": True,
-        "api": str(api_path(settings)),
+        "api": str(api_path(plan.sockets)),
         "pid": os.getpid(),
         "clients": {name: {"nbd": str(registry.nbd(name))} for name in registry.names()},
     }

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 QUICK: Final = 1.0
 """A child that lives shorter than this many seconds died quickly."""
 
-GIVE_UP: Final = 20
+GIVE_UP: Final = 30
 """Quick deaths in a row after which nothing will help any more."""
 
 KILL_AFTER: Final = 4.0
 """Seconds that a child has to stop before it is killed; its pages survive that."""
 
-_IMMEDIATE: Final = 3
+_IMMEDIATE: Final = 10
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 0.5
 

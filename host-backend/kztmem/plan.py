@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What will be served: settings, the record of last time and the host brought together, once.
+
+A supervisor makes the plan before its first child and hands it to every later one: what was asked
+for on the command line is done once, not again at each restart, when it may have been changed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kztmem import host
+from kztmem.errors import BadInput, HostUnable
+from kztmem.privileges import User
+from kztmem.registry import nbd_path, other_size
+from kztmem.settings import DEFAULT_CODEC, check_socket_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from kztmem.settings import Settings
+    from kztmem.statedir import StateDir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a serving process needs to know."""
+
+    arena: Path
+    memory: int
+    codec: str
+    sockets: Path
+
+
+def make_plan(settings: Settings, state: StateDir) -> Plan:
+    """Settles what to serve, and writes down the clients that were asked for.
+
+    Each setting is as asked for, else as last time, else by default. Raises `BadInput` or
+    `HostUnable`, and has changed nothing then.
+    """
+    last = state.record()
+    arena = _own_arena(state.path)
+    memory = settings.memory or (last.memory if last else None)
+    if memory is None:
+        hint = "for example --memory 512MiB"
+        raise BadInput("the first start needs a limit", key="--memory", hint=hint)
+    if not arena.exists():
+        host.check_room(arena, memory)
+    _settle_clients(settings, state, pages_expected=last is not None and arena.exists())
+    return Plan(
+        arena=arena,
+        memory=memory,
+        codec=settings.codec or (last.codec if last else DEFAULT_CODEC),
+        sockets=settings.sockets,
+    )
+
+
+def _own_arena(state: Path) -> Path:
+    """Where this user's arena is; raises `HostUnable` if the pages are in another user's."""
+    arena = host.arena_path(state, os.geteuid())
+    for other in host.arenas_of(state):
+        if other != arena:
+            raise HostUnable(
+                f"this state directory was served by another user: its pages are in {other}",
+                key="--user",
+                hint=f"serve as {User.of(other).name}, or throw the pages away: --remove",
+            )
+    return arena
+
+
+def _settle_clients(settings: Settings, state: StateDir, *, pages_expected: bool) -> None:
+    remembered = state.clients()
+    if remembered is None and pages_expected:
+        raise HostUnable(
+            "clients.json is missing, but the pages of clients may be there",
+            key="--state",
+            hint="restore it, or throw the pages away: --remove",
+        )
+    clients = _merge(remembered or {}, settings.clients)
+    for name in clients:
+        check_socket_path(nbd_path(settings.sockets, name), key=f"client {name}")
+    if clients != remembered:
+        state.write_clients(clients)
+
+
+def _merge(remembered: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
+    for name, swap in wanted.items():
+        known = remembered.get(name, swap)
+        if known != swap:
+            error = other_size(name, known, swap)
+            raise BadInput(error.message, key="--client", hint=error.hint)
+    return {**remembered, **wanted}
