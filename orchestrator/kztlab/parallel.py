@@ -41,16 +41,12 @@ class _Task(threading.Thread, Generic[T]):
 
 
 def in_parallel(
-    works: Mapping[K, Callable[[], T]],
-    stop: threading.Event,
-    *,
-    wake: Callable[[], None] = lambda: None,
+    works: Mapping[K, Callable[[], T]], stop: threading.Event
 ) -> dict[K, T | KztlabError]:
     """Do all of it at once; each one's result, or the `KztlabError` it failed with.
 
     An exception in the caller, such as KeyboardInterrupt, sets `stop`, which the works must heed,
-    calls `wake`, which ends what they may be blocked in, and passes on after at most `GRACE`
-    seconds.
+    and passes on after at most `GRACE` seconds.
     """
     tasks = {key: _Task(work) for key, work in works.items()}
     try:
@@ -60,7 +56,6 @@ def in_parallel(
             task.join()
     except BaseException:
         stop.set()
-        wake()
         deadline = time.monotonic() + GRACE
         for task in tasks.values():
             if task.is_alive():

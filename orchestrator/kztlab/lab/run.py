@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Self
 
 from kztlab.errors import HostUnable, KztlabError, WorkloadFailed
-from kztlab.guest import WORKLOAD_GROUP
+from kztlab.guest import WORKLOAD_GROUP, lost
 from kztlab.lab import processes
 from kztlab.lab.watch import Watch
 from kztlab.observe import Collector, GuestSampler, HostSampler, RunDirectory, StoreSampler
@@ -99,9 +99,13 @@ class Run:
             outcomes = run_all(cluster, runners, self._session.progress, self._session.stop)
             self._session.stop.wait(cluster.collect.interval)  # the last counts are in by then
             self._watch.look()
+        silent = {each.guest for each in outcomes if each.lost}
         for member in members.values():
-            if member.loss is not None:
-                self.fail(member.loss, guest=member.name)
+            loss = member.loss
+            if loss is None and member.name in silent:
+                loss = lost(member.state, "is there but its SSH connection broke")
+            if loss is not None:
+                self.fail(loss, guest=member.name)
         self._session.progress.step("report", "writing")
         self._stack.close()
         summary = self._sum_up(outcomes)
@@ -126,10 +130,16 @@ class Run:
                 )
                 for guest in lab.guests.values()
             ],
-            versions={"kztlab": version("kztlab")},
+            versions=self._versions(),
             errors=[RunError(message=str(error), guest=guest) for error, guest in self._failures],
             warnings=self._collector.failures,
         )
+
+    def _versions(self) -> dict[str, str]:
+        """Of what took part, as far as it can be asked; QEMU's as libvirt counts it."""
+        number = self._session.hypervisor.qemu_version()
+        qemu = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+        return {"kztlab": version("kztlab"), "QEMU": qemu}
 
     def _worst(self, outcomes: list[Outcome]) -> KztlabError | None:
         failures = [error for error, _ in self._failures]

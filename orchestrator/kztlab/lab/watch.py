@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Self
 
 from kztlab.errors import HostUnable
-from kztlab.guest.readiness import lost
+from kztlab.guest import lost
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -30,6 +30,8 @@ START_LIMIT = 30.0
 STOP_LIMIT = 15.0
 """Seconds for a clean end."""
 
+LOG_LINES = 10
+
 COMMAND = Path(sys.executable).with_name("kztmemd")
 """It is installed into the same environment as kztlab."""
 
@@ -107,8 +109,16 @@ class Daemon:
         if done.returncode:
             said = done.stderr.strip().removeprefix("kztmemd: ").removeprefix("error: ")
             kind = BadInput if done.returncode == BadInput.exit_code else HostUnable
-            raise kind(f"the store did not start: {said or f'exit code {done.returncode}'}")
+            raise kind(f"kztmemd: {said or f'exit code {done.returncode}'}{self._log_tail()}")
         return done.stdout
+
+    def _log_tail(self) -> str:
+        """The end of its log: the log itself may be about to go with the lab."""
+        try:
+            lines = self._log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:]
+        except OSError:
+            return ""
+        return "".join(f"\n    | {line}" for line in lines)
 
     def _processes(self) -> list[int]:
         """Supervisor and serving process: whoever has the daemon's lock open."""

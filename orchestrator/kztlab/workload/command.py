@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The shell scripts that run a workload in a guest, and end one.
+"""The shell script that runs a workload in a guest.
 
 Each workload gets a control group of its own below the guest's workload group: the group's
 `memory.max` keeps it below the guest's RAM, and `cgroup.kill` ends it with all its children.
@@ -34,20 +34,18 @@ def anon(spec: AnonSpec) -> list[str]:
 def start(workload: WorkloadSpec, group: str) -> str:
     """A script that runs the workload in its control group, with the workload's exit status.
 
-    Whatever an interrupted kztlab left running there is ended first.
+    Whatever a killed kztlab left running there is ended first.
     """
-    command = ["sh", "-c", workload.command] if workload.command else []
+    task = ["sh", "-c", workload.command] if workload.command else []
     if workload.anon:
-        command = anon(workload.anon)
-    folder = shlex.quote(f"{group}/{workload.name}")
-    # 0 is whoever writes it; $$ would be the login shell, of which this may be a subshell
-    return f"{end(workload, group)} && echo 0 >{folder}/cgroup.procs && exec {shlex.join(command)}"
-
-
-def end(workload: WorkloadSpec, group: str) -> str:
-    """A script that ends the workload and returns once nothing of it is left."""
-    folder = shlex.quote(f"{group}/{workload.name}")
-    return (
-        f"mkdir -p {folder} && echo 1 >{folder}/cgroup.kill"
-        f" && while grep -q 'populated 1' {folder}/cgroup.events; do sleep 0.1; done"
-    )
+        task = anon(workload.anon)
+    return f"""\
+set -e
+cd {shlex.quote(group)}
+mkdir -p {workload.name}
+cd {workload.name}
+echo 1 >cgroup.kill
+while grep -q 'populated 1' cgroup.events; do sleep 0.1; done
+echo 0 >cgroup.procs  # 0 stands for whoever writes it
+cd /root
+exec {shlex.join(task)}"""

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kztlab.errors import GuestLost, KztlabError
+from kztlab.errors import GuestLost, Interrupted, KztlabError
 from kztlab.guest import CommandTimeout, Completed, Shell
 from kztlab.parallel import in_parallel
 from kztlab.spec import format_duration
@@ -17,13 +16,11 @@ from kztlab.workload import command
 from kztlab.workload.result import Outcome, judge_anon, judge_command, tail
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Mapping
 
     from kztlab.lab.progress import Progress
     from kztlab.spec import Cluster, WorkloadSpec
-
-END_LIMIT = 3.0
-"""Seconds to end an interrupted workload; the guest may be too busy swapping to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +46,8 @@ def run_all(
             runner = runners[guest.name]
             delay = turn * workload.stagger
             jobs[workload.name, guest.name] = partial(_run, runner, workload, delay, progress, stop)
-    wake = partial(_end_all, cluster, runners)
-    results = in_parallel(jobs, stop, wake=wake).values()
     outcomes = []
-    for result in results:
+    for result in in_parallel(jobs, stop).values():
         if isinstance(result, KztlabError):
             raise result
         outcomes.append(result)
@@ -70,21 +65,26 @@ def _run(
     if delay:
         progress.step(subject, f"starts in {format_duration(delay)}")
     if stop.wait(delay):
-        now = time.monotonic()
-        return Outcome(workload.name, runner.guest, now, now, failure="interrupted")
+        raise Interrupted("interrupted")
     progress.step(subject, "running", 0.0, workload.timeout)
-    outcome = _attempt(runner, workload)
+    outcome = _attempt(runner, workload, stop)
     progress.done(subject, _told(outcome), ok=outcome.ok)
     return outcome
 
 
-def _attempt(runner: Runner, workload: WorkloadSpec) -> Outcome:
+def _attempt(runner: Runner, workload: WorkloadSpec, stop: threading.Event) -> Outcome:
     started = time.monotonic()
     lost = False
     done: Completed | None = None
     failure: str | None = None
+
+    def waiting() -> None:
+        if stop.is_set():
+            raise Interrupted("interrupted")
+
+    script = command.start(workload, runner.group)
     try:
-        done = runner.shell.run(command.start(workload, runner.group), timeout=workload.timeout)
+        done = runner.shell.run(script, timeout=workload.timeout, waiting=waiting)
     except CommandTimeout:
         failure = f"ended after its timeout of {format_duration(workload.timeout)}"
     except GuestLost as error:
@@ -106,20 +106,6 @@ def _attempt(runner: Runner, workload: WorkloadSpec) -> Outcome:
         report=report,
         output=output,
     )
-
-
-def _end_all(cluster: Cluster, runners: Mapping[str, Runner]) -> None:
-    """End the workloads in all guests; a guest that does not answer in time is left alone."""
-    works = {
-        (workload.name, guest.name): partial(
-            runners[guest.name].shell.run,
-            command.end(workload, runners[guest.name].group),
-            timeout=END_LIMIT,
-        )
-        for workload in cluster.workloads
-        for guest in cluster.targets(workload)
-    }
-    in_parallel(works, threading.Event())
 
 
 def _told(outcome: Outcome) -> str:
