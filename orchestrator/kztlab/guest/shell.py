@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import paramiko
+from paramiko.pkey import UnknownKeyType
 
-from kztlab.errors import BadInput, GuestLost, WorkloadFailed
+from kztlab.errors import BadInput, GuestLost, HostUnable, WorkloadFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,6 +91,7 @@ class Shell:
         and may raise to give up. Raises `Unreachable` if SSH does not answer within `timeout`
         seconds, `GuestLost` if it is not this host or does not let us in.
         """
+        ours, theirs = _private_key(key), _public_key(host_key)
         name = f"{host}:{port}"
         try:
             sock = socket.create_connection((host, port), timeout)
@@ -98,8 +100,8 @@ class Shell:
         transport = paramiko.Transport(sock)
         shell = cls(transport, name)
         try:
-            shell._negotiate(host_key, timeout, waiting)
-            shell._log_in(user, key, timeout, waiting)
+            shell._negotiate(theirs, timeout, waiting)
+            shell._log_in(user, ours, timeout, waiting)
         except (paramiko.SSHException, EOFError, OSError) as error:
             shell.close()
             raise Unreachable(f"SSH at {name} does not answer: {error!r}") from error
@@ -109,8 +111,10 @@ class Shell:
         transport.set_keepalive(_KEEPALIVE_SECONDS)
         return shell
 
-    def _negotiate(self, host_key: str, timeout: float, waiting: Callable[[], None]) -> None:
-        transport, expected = self._transport, _public_key(host_key)
+    def _negotiate(
+        self, expected: paramiko.PKey, timeout: float, waiting: Callable[[], None]
+    ) -> None:
+        transport = self._transport
         transport.banner_timeout = timeout
         transport.get_security_options().key_types = (expected.get_name(),)
         step = threading.Event()
@@ -122,11 +126,13 @@ class Shell:
                 hint="something else listens there",
             )
 
-    def _log_in(self, user: str, key: Path, timeout: float, waiting: Callable[[], None]) -> None:
+    def _log_in(
+        self, user: str, key: paramiko.PKey, timeout: float, waiting: Callable[[], None]
+    ) -> None:
         refused = GuestLost(f"{self._name} does not let {user} in with the lab's key")
         step = threading.Event()
         try:
-            self._transport.auth_publickey(user, paramiko.PKey.from_path(str(key)), event=step)
+            self._transport.auth_publickey(user, key, event=step)
             _await(self._transport, step, timeout, waiting)
         except paramiko.AuthenticationException as error:
             raise refused from error
@@ -154,14 +160,16 @@ class Shell:
         *,
         timeout: float | None = None,
         input: str = "",  # noqa: A002  -- named as in subprocess
+        waiting: Callable[[], None] = lambda: None,
     ) -> Completed:
         """Run a shell command, with `input` (a script's size at most) on its standard input.
 
-        Raises `CommandTimeout` after `timeout` seconds, `GuestLost` if the connection breaks.
-        However this ends, the command does not run on.
+        `waiting` is called several times a second and may raise to give up. Raises
+        `CommandTimeout` after `timeout` seconds, `GuestLost` if the connection breaks. However this
+        ends, the command does not run on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with _Remote(self._transport, self._name, command) as remote:
+        with _Remote(self._transport, self._name, command, waiting=waiting) as remote:
             remote.feed(input)
             stderr = bytearray()
             errors = threading.Thread(target=remote.collect_stderr, args=(stderr,), daemon=True)
@@ -201,8 +209,15 @@ class _Remote:
     """A command on its way; leaving the context before its end kills it."""
 
     def __init__(
-        self, transport: paramiko.Transport, name: str, command: str, *, combined: bool = False
+        self,
+        transport: paramiko.Transport,
+        name: str,
+        command: str,
+        *,
+        combined: bool = False,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
+        self._waiting = waiting
         self._transport = transport
         self._name = name
         self._command = command
@@ -287,6 +302,7 @@ class _Remote:
                 self._check(deadline)
 
     def _check(self, deadline: float | None) -> None:
+        self._waiting()
         if not self._transport.is_active():
             raise self._lost()
         if deadline is not None and time.monotonic() >= deadline:
@@ -328,11 +344,18 @@ def has_banner(host: str, port: int, timeout: float, waiting: Callable[[], None]
     return False
 
 
+def _private_key(path: Path) -> paramiko.PKey:
+    try:
+        return paramiko.PKey.from_path(str(path))
+    except (OSError, ValueError, paramiko.SSHException, UnknownKeyType) as error:
+        raise HostUnable(f"cannot read the private SSH key {path}: {error}") from error
+
+
 def _public_key(text: str) -> paramiko.PKey:
     try:
         kind, encoded = text.split()[:2]
         return paramiko.PKey.from_type_string(kind, base64.b64decode(encoded, validate=True))
-    except (ValueError, binascii.Error, paramiko.SSHException) as error:
+    except (ValueError, binascii.Error, paramiko.SSHException, UnknownKeyType) as error:
         raise BadInput(f"not a public SSH key: {text[:80]!r}") from error
 
 
