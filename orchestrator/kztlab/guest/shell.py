@@ -296,10 +296,9 @@ class _Remote:
 
     def _receive(self, deadline: float | None) -> bytes:
         while True:
-            try:
+            self._check(deadline)
+            with contextlib.suppress(TimeoutError):
                 return self._channel.recv(_CHUNK)
-            except TimeoutError:
-                self._check(deadline)
 
     def _check(self, deadline: float | None) -> None:
         self._waiting()

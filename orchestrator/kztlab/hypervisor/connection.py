@@ -56,6 +56,7 @@ class Hypervisor:
         self._lock = threading.Lock()
         self._watch = StopWatch()
         self._open: libvirt.virConnect | None = None
+        self._registration = 0
 
     @classmethod
     def connect(cls, places: Places, uri: str | None = None) -> Self:
@@ -80,6 +81,7 @@ class Hypervisor:
         with self._lock:
             if self._open is not None:
                 with contextlib.suppress(libvirt.libvirtError):
+                    self._open.domainEventDeregisterAny(self._registration)
                     self._open.close()
                 self._open = None
 
@@ -255,7 +257,7 @@ class Hypervisor:
         uri = self._uri or session.uri(self._places)
         try:
             connection = libvirt.open(uri)
-            self._watch.attach(connection)
+            self._registration = self._watch.attach(connection)
         except libvirt.libvirtError as error:
             raise translated(error, f"connect to libvirt at {uri}") from error
         return connection

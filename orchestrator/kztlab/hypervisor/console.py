@@ -38,8 +38,14 @@ def text(log: Path, limit: int = _TAIL_BYTES) -> str:
 
 
 def tail(log: Path, lines: int = 20) -> list[str]:
-    """The last lines of a console log that say something."""
-    return [line.rstrip() for line in text(log).splitlines() if line.strip()][-lines:]
+    """The last lines of a console log that say something.
+
+    Of a panic they are those around its beginning: what led to it says more than its stack trace.
+    """
+    said = [line.rstrip() for line in text(log).splitlines() if line.strip()]
+    panics = (number for number, line in enumerate(said) if _PANIC.search(line))
+    first = next(panics, len(said))
+    return said[: first + lines // 2][-lines:]
 
 
 def panic(log: Path) -> str | None:

@@ -46,9 +46,10 @@ class StopWatch:
         self._stopped: dict[str, str] = {}
         self._changed = threading.Condition()
 
-    def attach(self, connection: libvirt.virConnect) -> None:
-        """Hear of guests through this connection from now on."""
-        connection.domainEventRegisterAny(
+    def attach(self, connection: libvirt.virConnect) -> int:
+        """Hear of guests through this connection from now on, until the number returned is
+        deregistered: a connection with a registration stays open even when it is closed."""
+        return connection.domainEventRegisterAny(
             None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None
         )
 
