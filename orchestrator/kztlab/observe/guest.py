@@ -109,7 +109,8 @@ class GuestSampler:
             [f"({'|'.join(_MEMINFO)}):", f"({'|'.join(_VMSTAT)}) ", "some|full|[0-9]"]
         )
         grep = shlex.join(["grep", "-sHE", f"^({fields})", *files])
-        return f"while :; do {grep}; echo || exit; sleep {interval:g} || exit; done"
+        # Counting the interval from the start of a sample keeps it however slow the guest is.
+        return f"while :; do sleep {interval:g} & {grep}; echo || exit; wait $! || exit; done"
 
 
 def _samples(lines: Iterable[str]) -> Iterator[Sample]:

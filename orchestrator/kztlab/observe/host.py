@@ -23,8 +23,8 @@ class HostSampler(Poller):
     """Samples this machine.
 
     ``{"memory": {"total", "available"}, "shm": {"size", "used"}, "cpu",
-    "guests": {NAME: {"rss", "cpu_seconds"}}}``: bytes; `cpu` is the busy share of all CPUs since
-    the last sample, from 0 to 1, and missing in the first one.
+    "guests": {NAME: {"resident", "cpu_seconds"}}}``: bytes; `cpu` is the busy share of all
+    CPUs since the last sample, from 0 to 1, and missing in the first one.
     """
 
     source = "host"
@@ -65,20 +65,30 @@ class HostSampler(Poller):
 
 
 def _meminfo() -> dict[str, int]:
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    fields = (line.split() for line in lines)
-    return {field[0].rstrip(":"): int(field[1]) * _KIB for field in fields}
+    return _sizes(Path("/proc/meminfo").read_text(encoding="ascii"))
+
+
+def _sizes(text: str) -> dict[str, int]:
+    """The fields of /proc/meminfo or /proc/PID/status that are sizes, in bytes."""
+    fields = (line.split() for line in text.splitlines())
+    return {field[0].rstrip(":"): int(field[1]) * _KIB for field in fields if field[-1] == "kB"}
 
 
 def _process(pid: int) -> Sample | None:
-    """Resident memory and CPU time of a process; `None` if it is gone."""
+    """A process's CPU time, and its resident memory without files, which it shares with others of
+    its kind; `None` if it is gone."""
     folder = Path(f"/proc/{pid}")
     try:
-        pages = int((folder / "statm").read_text(encoding="ascii").split()[1])
+        sizes = _sizes((folder / "status").read_text(encoding="utf-8", errors="replace"))
         stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
+        return None
+    if "RssAnon" not in sizes:  # it has ended and waits for its parent to notice
         return None
     # The name in parentheses may hold anything, so count fields from its end.
     fields = stat.rpartition(")")[2].split()
     seconds = (int(fields[11]) + int(fields[12])) / _TICKS
-    return {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "cpu_seconds": round(seconds, 2)}
+    return {
+        "resident": sizes["RssAnon"] + sizes["RssShmem"],
+        "cpu_seconds": round(seconds, 2),
+    }

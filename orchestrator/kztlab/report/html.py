@@ -79,8 +79,8 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     out = sum(guest.swapped_out_pages or 0 for guest in summary.guests)
     into = sum(guest.swapped_in_pages or 0 for guest in summary.guests)
     tiles = [
-        ("workloads passed", f"{passed} of {len(workloads)}", "one for each guest it ran on"),
-        ("bad pages", count(bad), f"of {count(checked)} filled and verified"),
+        ("workloads passed", f"{passed} of {len(workloads)}", "counted on each guest"),
+        ("bad pages", count(bad), f"of {count(checked)} verified"),
         ("pages out", count(out), f"{share(out, load)} of the load"),
         ("pages in", count(into), f"{share(into, load)} of the load"),
     ]
@@ -89,8 +89,8 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     if pages and size:
         ratio = pages * PAGE / size
         tiles += [
-            ("stored at most", _size(pages * PAGE), f"{count(pages)} pages in {_size(size)}"),
-            ("compression", f"{ratio:.2f}", f"saves {1 - 1 / ratio:.0%} of their memory"),
+            ("stored at most", _size(pages * PAGE), f"in {_size(size)} of memory"),
+            ("compression", f"{ratio:.2f}", f"saves {max(0, 1 - 1 / ratio):.0%}"),
         ]
     return tiles
 
@@ -101,12 +101,14 @@ def _facts(summary: Summary, interval: float) -> list[tuple[str, str]]:
         ("accelerator", summary.accel),
         ("host", f"{host.kernel}, {host.machine}, {host.cpus} CPUs, {_size(host.memory_bytes)}"),
     ]
+    versions = dict(summary.versions)
     if summary.store is not None:
         limit = _size(summary.store["arena"]["limit_bytes"])
         facts.append(("store", f"{limit}, codec {summary.store['codec']}"))
+        versions["kztmemd"] = str(summary.store["version"])
     facts += [
         ("sampled every", format_duration(interval)),
-        ("versions", ", ".join(f"{name} {text}" for name, text in summary.versions.items())),
+        ("versions", ", ".join(f"{name} {text}" for name, text in versions.items())),
         ("run directory", summary.run),
     ]
     return facts

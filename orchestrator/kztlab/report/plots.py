@@ -88,13 +88,13 @@ class Plots:
     def _memory_taken(self) -> Chart:
         chart = self._chart(
             "Host memory taken",
-            "Resident memory of each guest's QEMU, stacked. A guest holds on to memory it has"
-            " touched, so this grows to its RAM and stays; the store's memory is not in it.",
+            "Memory of each guest's QEMU, stacked: the guest's RAM as far as it has been touched,"
+            " and under emulation the code translated so far. The store's memory is not in it.",
             "MiB",
         )
         chart.stack(
             [
-                (guest.name, self._process(guest, "rss", 1 / MIB), self.color(guest))
+                (guest.name, self._process(guest, "resident", 1 / MIB), self.color(guest))
                 for guest in self._summary.guests
             ]
         )
@@ -184,7 +184,7 @@ class Plots:
         chart = self._chart(
             "Compression ratio",
             "Size of the stored pages over the memory they take. Same-filled pages, such as all"
-            " zeroes, take next to none; the dashed line leaves them out.",
+            " zeroes, take next to none; the dashed line leaves them out. Drawn from 1 MiB on.",
             "ratio",
             guest,
         )
@@ -262,9 +262,9 @@ class Plots:
 
 
 def _ratio(pages: Series, size: Series) -> Series:
-    """Ratios of pages to bytes; none while nothing is stored."""
+    """Ratios of pages to bytes; none for so few pages that the ratio says nothing."""
     values = [
-        held * PAGE / taken if held and taken else None
+        held * PAGE / taken if held and taken and held * PAGE >= MIB else None
         for held, taken in zip(pages.values, size.values, strict=True)
     ]
     return Series(pages.times, values)

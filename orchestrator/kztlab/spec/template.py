@@ -36,5 +36,5 @@ collect:
 
 
 def init_text(lab: str = "quickstart") -> str:
-    """A commented cluster.yaml for a lab of that name; it fits a host with 1 GiB to spare."""
+    """A commented cluster.yaml for a lab of that name; it fits a host with 1.5 GiB to spare."""
     return _EXAMPLE.format(lab=lab)

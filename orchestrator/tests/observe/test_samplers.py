@@ -36,17 +36,20 @@ def local(command: str) -> Iterator[str]:
 
 
 def test_the_host() -> None:
-    gone = subprocess.Popen(["true"])
+    gone, defunct = subprocess.Popen(["true"]), subprocess.Popen(["true"])
     gone.wait()
-    sampler = HostSampler(lambda: {"me": os.getpid(), "gone": gone.pid})
+    os.waitid(os.P_PID, defunct.pid, os.WEXITED | os.WNOWAIT)
+    processes = {"me": os.getpid(), "gone": gone.pid, "defunct": defunct.pid}
+    sampler = HostSampler(lambda: processes)
     first, second = sampler.sample(), sampler.sample()
     assert "cpu" not in first
     assert 0 <= second.get("cpu", 0) <= 1
     assert 0 < second["memory"]["available"] <= second["memory"]["total"]
     assert 0 <= second["shm"]["used"] <= second["shm"]["size"]
     assert list(second["guests"]) == ["me"]
-    assert second["guests"]["me"]["rss"] > 1 << 20
+    assert second["guests"]["me"]["resident"] > 1 << 20
     assert second["guests"]["me"]["cpu_seconds"] > 0
+    defunct.wait()
 
 
 def test_the_store_is_kept_as_it_is() -> None:

@@ -111,7 +111,7 @@ def status(time: float) -> dict[str, Any]:
         "uptime_seconds": time - ORIGIN,
         "codec": "lzo",
         "arena": {
-            "path": "/dev/shm/kztmem-0-00000000",  # noqa: S108 -- made up
+            "path": "/dev/shm/kztmem-0-00000000",
             "limit_bytes": 512 * MIB,
             "allocated_bytes": data + 9 * MIB,
             "data_bytes": data,
@@ -131,7 +131,10 @@ def host_sample(time: float) -> dict[str, Any]:
         "shm": {"size": 4096 * MIB, "used": 100 * MIB},
         "cpu": 0.9 if START < time < END else 0.15,
         "guests": {
-            name: {"rss": int((120 + 130 * progress(time)) * MIB), "cpu_seconds": time - ORIGIN}
+            name: {
+                "resident": int((120 + 130 * progress(time)) * MIB),
+                "cpu_seconds": time - ORIGIN,
+            }
             for name in (*GUESTS, "base")
         },
     }

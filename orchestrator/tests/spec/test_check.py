@@ -20,7 +20,7 @@ def problems(tmp_path: Path, contents: str, host: HostFacts = ROOMY) -> list[str
 
 
 def test_the_example_fits_a_small_host(tmp_path: Path) -> None:
-    host = HostFacts(memory_available=GIB, shm_free=256 * MIB)
+    host = HostFacts(memory_available=3 * GIB // 2, shm_free=256 * MIB)
     assert problems(tmp_path, init_text(), host) == []
     assert load(tmp_path / "cluster.yaml").lab == "quickstart"
 
@@ -30,11 +30,11 @@ def test_guests_beyond_the_hosts_memory_are_named_where_it_runs_out(tmp_path: Pa
         "lab: q\nstore: {memory: 512MiB, overcommit: true}\n"
         "guests:\n  a: {memory: 192MiB}\n  b: {memory: 1GiB, count: 2}\n  c: {}\n"
     )
-    host = HostFacts(memory_available=2 * GIB, shm_free=GIB)
+    host = HostFacts(memory_available=3 * GIB, shm_free=GIB)
     assert problems(tmp_path, contents, host) == [
         (
-            "cluster.yaml:5:15: guests.b.memory: the guests up to here need 2944MiB of host memory"
-            " (store: 512MiB), 2048MiB are available (reduce memory or count)"
+            "cluster.yaml:5:15: guests.b.memory: the guests up to here need 3520MiB of host memory"
+            " (store: 512MiB), 3072MiB are available (reduce memory or count)"
         )
     ]
 
@@ -45,7 +45,7 @@ def test_a_guest_that_takes_its_memory_from_the_defaults_is_named_by_its_key(
     host = HostFacts(memory_available=128 * MIB, shm_free=GIB)
     assert problems(tmp_path, "lab: q\nguests:\n  a: {frontend: disk}\n", host) == [
         (
-            "cluster.yaml:3:3: guests.a.memory: the guests up to here need 256MiB of host memory,"
+            "cluster.yaml:3:3: guests.a.memory: the guests up to here need 448MiB of host memory,"
             " 128MiB are available (reduce memory or count)"
         )
     ]
