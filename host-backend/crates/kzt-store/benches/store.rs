@@ -5,7 +5,18 @@
 //! Every figure is the median of several rounds over the same pages, in µs of CPU time per page.
 //! Cold is the first round, in which the arena's memory is touched for the first time.
 
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a benchmark may fail"
+)]
+
 use std::path::PathBuf;
+use std::time::Instant;
 
 use kzt_store::{Codec, Config, Context, ObjectId, PAGE_SIZE, Page, Store};
 use rustix::time::{ClockId, clock_gettime};
@@ -163,7 +174,12 @@ fn corpus(files: Vec<PathBuf>) -> Vec<Page> {
     files
         .into_iter()
         .filter_map(|path| std::fs::read(path).ok())
-        .flat_map(|bytes| bytes.as_chunks::<PAGE_SIZE>().0.to_vec())
+        .flat_map(|bytes| {
+            bytes
+                .chunks_exact(PAGE_SIZE)
+                .map(|page| page.try_into().unwrap())
+                .collect::<Vec<Page>>()
+        })
         .take(PAGES)
         .collect()
 }
@@ -252,6 +268,34 @@ fn measure(codec: Codec, pages: &[Page], indices: &[u32]) {
     std::fs::remove_file(arena).unwrap();
 }
 
+/// How long the next owner of an arena with `count` pages takes to serve.
+fn recovery(count: u32, pages: &[Page]) {
+    let arena = PathBuf::from(format!("/dev/shm/kzt-store-bench-{}", std::process::id()));
+    let config = Config {
+        arena: arena.clone(),
+        memory: 4 << 30,
+        codec: Codec::Lzo,
+    };
+    let (store, _) = Store::open(&config).unwrap();
+    let pool = store.open_pool("bench").unwrap();
+    let mut cx = Context::new();
+    for (index, page) in (0..count).zip(pages.iter().cycle()) {
+        pool.put(&mut cx, DEVICE, index, page).unwrap();
+    }
+    drop((pool, store));
+    let start = Instant::now();
+    let (store, recovery) = Store::open(&config).unwrap();
+    let elapsed = start.elapsed().as_secs_f64();
+    assert_eq!((recovery.pages, recovery.dropped), (u64::from(count), 0));
+    let usage = store.usage().unwrap();
+    println!(
+        "recovery of {count} pages in {} MB: {elapsed:.3} s",
+        usage.allocated / 1_000_000
+    );
+    drop(store);
+    std::fs::remove_file(arena).unwrap();
+}
+
 fn main() {
     // Cargo passes its own flags along.
     let files = std::env::args()
@@ -277,5 +321,8 @@ fn main() {
         Codec::None,
     ] {
         measure(codec, &pages, &indices);
+    }
+    for count in [250_000, 1_000_000] {
+        recovery(count, &pages);
     }
 }

@@ -20,6 +20,8 @@ use crate::error::OpenError;
 use crate::layout::{EXTENT, FRAME};
 
 const WORD: u64 = size_of::<u64>() as u64;
+/// The flag's bits, as std wants them.
+const NOFOLLOW: i32 = i32::from_ne_bytes(OFlags::NOFOLLOW.bits().to_ne_bytes());
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// An arena file that is ours alone, not yet mapped.
@@ -47,7 +49,7 @@ impl ArenaFile {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .custom_flags(NOFOLLOW)
             .open(path)
             .map_err(failed("open"))?;
         let meta = file.metadata().map_err(failed("stat"))?;

@@ -98,17 +98,11 @@ impl Space {
             };
             let node = node.offset;
             self.arena.write(node, &[0; trie::BYTES]);
-            match child {
-                Some(child) => {
-                    self.arena
-                        .store(node + path.step(depth), Entry::Trie(child).encode());
-                }
-                None => {
-                    self.arena
-                        .store(node + path.step(depth), Entry::Object(record).encode());
-                    self.arena
-                        .store(node + theirs.step(depth), Entry::Object(other).encode());
-                }
+            let ours = child.map_or(Entry::Object(record), Entry::Trie);
+            self.arena.store(node + path.step(depth), ours.encode());
+            if child.is_none() {
+                let other = Entry::Object(other).encode();
+                self.arena.store(node + theirs.step(depth), other);
             }
             *added += Held::index(trie::BYTES as u64);
             child = Some(node);

@@ -14,7 +14,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::arena::Arena;
 use crate::layout::{EXTENT, EXTENT_FRAMES, FRAME};
@@ -74,8 +74,10 @@ impl Frame {
 /// All frames of an arena.
 pub(crate) struct Frames {
     arena: Arc<Arena>,
-    frames: Box<[Frame]>,
+    records: Box<[Frame]>,
     extents: Mutex<Extents>,
+    /// Signalled when an extent has been backed, or could not be.
+    backed: Condvar,
 }
 
 /// What a call of upkeep did.
@@ -99,20 +101,21 @@ impl Frames {
     /// Every extent is a hole, but for the first, which holds header and pool table.
     pub(crate) fn new(arena: Arc<Arena>, memory: u64) -> Self {
         let count = arena.len() / EXTENT;
-        let frames = (0..count * u64::from(EXTENT_FRAMES))
+        let records = (0..count * u64::from(EXTENT_FRAMES))
             .map(|_| Frame::default())
             .collect();
         let extents = Extents::new(count as u32, (memory / EXTENT) as u32);
         Self {
             arena,
-            frames,
+            records,
             extents: Mutex::new(extents),
+            backed: Condvar::new(),
         }
     }
 
     /// The record of a frame, by number.
     pub(crate) fn frame(&self, number: u32) -> &Frame {
-        &self.frames[number as usize]
+        &self.records[number as usize]
     }
 
     /// The record of the frame that holds an offset of the arena.
@@ -122,7 +125,7 @@ impl Frames {
 
     /// How many frames there are.
     pub(crate) fn count(&self) -> u32 {
-        self.frames.len() as u32
+        self.records.len() as u32
     }
 
     fn extents(&self) -> MutexGuard<'_, Extents> {
@@ -143,21 +146,43 @@ impl Frames {
 
     fn reserve(&self, length: u32) -> Option<u32> {
         let mut extents = self.extents();
-        if let Some(first) = extents.take(length) {
-            return Some(first);
+        loop {
+            if let Some(first) = extents.take(length) {
+                return Some(first);
+            }
+            // Nothing in stock. What others are backing right now may be the last there is.
+            if let Some(hole) = extents.take_hole() {
+                extents = self.back(extents, hole)?;
+            } else if extents.backing > 0 {
+                extents = self
+                    .backed
+                    .wait(extents)
+                    .unwrap_or_else(PoisonError::into_inner);
+            } else {
+                return None;
+            }
         }
-        // No extent in stock. Backing one takes the host tens of microseconds: not under the
-        // lock.
-        let hole = extents.take_hole()?;
+    }
+
+    /// Backs a hole, which takes the host tens of microseconds: not under the lock. `None` if
+    /// it has no memory.
+    fn back<'a>(
+        &'a self,
+        mut extents: MutexGuard<'a, Extents>,
+        hole: u32,
+    ) -> Option<MutexGuard<'a, Extents>> {
+        extents.backing += 1;
         drop(extents);
         let backed = self.arena.back(u64::from(hole) * EXTENT);
         let mut extents = self.extents();
+        extents.backing -= 1;
         if backed.is_ok() {
-            extents.add_ready(hole);
+            extents.list(hole, u16::MAX);
         } else {
             extents.add_hole(hole);
         }
-        extents.take(length)
+        self.backed.notify_all();
+        backed.is_ok().then_some(extents)
     }
 
     /// Gives back what `allocate` returned.
@@ -189,14 +214,10 @@ impl Frames {
                 let Some(hole) = extents.take_hole() else {
                     break;
                 };
-                drop(extents);
-                let backed = self.arena.back(u64::from(hole) * EXTENT);
-                extents = self.extents();
-                if backed.is_err() {
-                    extents.add_hole(hole);
+                let Some(guard) = self.back(extents, hole) else {
                     break;
-                }
-                extents.add_ready(hole);
+                };
+                extents = guard;
                 done.readied += 1;
             }
         } else if extents.ready > HIGH {
@@ -208,10 +229,10 @@ impl Frames {
                 let punched = self.arena.punch(u64::from(ready) * EXTENT);
                 extents = self.extents();
                 if punched.is_err() {
-                    extents.add_ready(ready);
+                    extents.list(ready, u16::MAX);
                     break;
                 }
-                extents.add_returned(ready);
+                extents.add_hole(ready);
                 done.returned += 1;
             }
         }
@@ -270,8 +291,12 @@ impl Frames {
                 }
                 extents.add_unused(extent);
             } else {
-                if !frames.all(&present) {
-                    self.arena.back(offset)?;
+                // Only a file that was tampered with has holes here. Without memory for them
+                // their frames stay unused.
+                if !frames.clone().all(&present) && self.arena.back(offset).is_err() {
+                    for (bit, number) in frames.enumerate() {
+                        free &= !(u16::from(!present(number)) << bit);
+                    }
                 }
                 extents.add_used(extent, free);
                 held += 1;
@@ -300,6 +325,8 @@ struct Extents {
     /// Extents that have host memory, being backed and punched included: at most `limit`.
     backed: u32,
     limit: u32,
+    /// Extents being backed right now.
+    backing: u32,
     /// Backed extents that are wholly free.
     ready: u32,
     /// Frames in use.
@@ -319,6 +346,7 @@ impl Extents {
             holes: NONE,
             backed: 1,
             limit,
+            backing: 0,
             ready: 0,
             in_use: 0,
         };
@@ -402,15 +430,10 @@ impl Extents {
         Some(hole)
     }
 
-    /// A hole that could not be backed.
+    /// An extent without host memory, after all or again.
     fn add_hole(&mut self, extent: u32) {
         self.backed -= 1;
         self.add_unused(extent);
-    }
-
-    /// A hole that has been backed.
-    fn add_ready(&mut self, extent: u32) {
-        self.list(extent, u16::MAX);
     }
 
     fn take_ready(&mut self) -> Option<u32> {
@@ -419,11 +442,6 @@ impl Extents {
             self.unlist(extent);
             extent
         })
-    }
-
-    /// A ready extent that has been punched.
-    fn add_returned(&mut self, extent: u32) {
-        self.add_hole(extent);
     }
 
     fn add_unused(&mut self, extent: u32) {
@@ -468,7 +486,7 @@ mod tests {
         let mut extents = Extents::new(4, 4);
         for _ in 0..2 {
             let hole = extents.take_hole().unwrap();
-            extents.add_ready(hole);
+            extents.list(hole, u16::MAX);
         }
         let a = extents.take(12).unwrap();
         assert_eq!(

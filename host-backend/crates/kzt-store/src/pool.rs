@@ -84,6 +84,7 @@ enum Stored {
 }
 
 /// A page as found in the index, its payload in the context.
+#[derive(Clone, Copy)]
 enum Fetched {
     Absent,
     Pattern(u32),
@@ -129,7 +130,9 @@ impl Pool {
         let mut state = self.lock();
         state.counters.puts += 1;
         if !state.alive {
-            self.discard(stored);
+            if let Some(stored) = stored {
+                self.discard(&stored);
+            }
             return Err(PutError::NoDevice);
         }
         let stored = match stored {
@@ -144,7 +147,7 @@ impl Pool {
                 },
             },
         };
-        self.publish(&mut state, object, index, stored)
+        self.publish(&mut state, object, index, &stored)
             .ok_or_else(|| Self::refuse(&mut state, PutError::NoMemory))
     }
 
@@ -196,7 +199,7 @@ impl Pool {
         }
         f(&mut page);
         self.store(cx, &page)
-            .and_then(|stored| self.publish(&mut state, object, index, stored))
+            .and_then(|stored| self.publish(&mut state, object, index, &stored))
             .ok_or_else(|| Self::refuse(&mut state, UpdateError::NoMemory))
     }
 
@@ -361,8 +364,8 @@ impl Pool {
     }
 
     /// Frees what `store` wrote.
-    fn discard(&self, stored: Option<Stored>) {
-        if let Some(Stored::Block { block, .. }) = stored {
+    fn discard(&self, stored: &Stored) {
+        if let Stored::Block { block, .. } = stored {
             self.space.pam.free(block.offset);
         }
     }
@@ -374,13 +377,13 @@ impl Pool {
         state: &mut State,
         object: ObjectId,
         index: u32,
-        stored: Stored,
+        stored: &Stored,
     ) -> Option<()> {
         let Some(at) = self.slot(state, object, index) else {
-            self.discard(Some(stored));
+            self.discard(stored);
             return None;
         };
-        let (entry, added) = match stored {
+        let (entry, added) = match *stored {
             Stored::Inline(word) => (
                 Entry::Pattern {
                     word,

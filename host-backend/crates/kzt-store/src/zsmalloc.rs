@@ -57,9 +57,9 @@ impl Zsmalloc {
         for size in (MIN_BLOCK..=MAX_BLOCK).step_by(GRAIN) {
             let (run, blocks) = shape(size);
             // Sizes that would share a shape share the class: the size that fills it.
-            if !classes
+            if classes
                 .last()
-                .is_some_and(|last| (last.frames, last.blocks) == (run, blocks))
+                .is_none_or(|last| (last.frames, last.blocks) != (run, blocks))
             {
                 let size = run as usize * FRAME as usize / blocks as usize / GRAIN * GRAIN;
                 let partial = Mutex::new(NONE);

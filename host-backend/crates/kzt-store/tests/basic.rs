@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! One behaviour a test.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may fail"
+)]
+
 mod common;
 
 use common::{ArenaPath, MIB, SWAP, page};
@@ -105,7 +113,7 @@ fn a_full_store_refuses_new_keys_and_flushes_the_old_page_of_existing_ones() {
     let pool = store.open_pool("a").unwrap();
     let mut cx = Context::new();
     let random = |index: u32| page(u64::from(index) * 4 + 3);
-    let full = (0..)
+    let full = (0..10_000)
         .find(|&i| pool.put(&mut cx, SWAP, i, &random(i)).is_err())
         .unwrap();
     assert!(full > 150, "{full} random pages in 1 MiB");
@@ -174,7 +182,7 @@ fn runs_alternate_and_cover_the_range() {
     let runs = |first, count| {
         let mut runs = Vec::new();
         pool.runs(SWAP, first, count, |pages, present| {
-            runs.push((pages, present))
+            runs.push((pages, present));
         });
         runs
     };
@@ -205,7 +213,7 @@ fn names_are_checked_and_the_pool_table_has_an_end() {
             "{name:?}"
         );
     }
-    let opened = (0..)
+    let opened = (0..10_000)
         .take_while(|i| store.open_pool(&format!("c{i}")).is_ok())
         .count();
     assert_eq!(opened, 960);

@@ -2,6 +2,14 @@
 //! Random operations against a `HashMap`: with restarts, at the memory limit, and from several
 //! threads.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may fail"
+)]
+
 mod common;
 
 use std::collections::HashMap;

@@ -9,26 +9,26 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use kzt_store::{Codec, Config, ObjectId, PAGE_SIZE, Page, Recovery, Store};
 
 /// The object of a swap device.
-pub const SWAP: ObjectId = ObjectId([0; 3]);
+pub(crate) const SWAP: ObjectId = ObjectId([0; 3]);
 
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// An arena's path, removed on drop.
-pub struct ArenaPath(PathBuf);
+pub(crate) struct ArenaPath(PathBuf);
 
 impl ArenaPath {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = format!("/dev/shm/kzt-store-test-{}-{number}", std::process::id());
         Self(path.into())
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    pub fn config(&self, memory: u64, codec: Codec) -> Config {
+    pub(crate) fn config(&self, memory: u64, codec: Codec) -> Config {
         Config {
             arena: self.0.clone(),
             memory,
@@ -36,7 +36,7 @@ impl ArenaPath {
         }
     }
 
-    pub fn open(&self, memory: u64) -> (Store, Recovery) {
+    pub(crate) fn open(&self, memory: u64) -> (Store, Recovery) {
         Store::open(&self.config(memory, Codec::Lzo)).unwrap()
     }
 }
@@ -48,10 +48,10 @@ impl Drop for ArenaPath {
 }
 
 /// A small generator (`SplitMix64`) for reproducible tests.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
         x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -59,13 +59,13 @@ impl Random {
         x ^ x >> 31
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }
 
 /// The page that `seed` names: a quarter each same-filled, nearly empty, half random, random.
-pub fn page(seed: u64) -> Page {
+pub(crate) fn page(seed: u64) -> Page {
     let mut random = Random(seed);
     let mut page = [0; PAGE_SIZE];
     let random_bytes = match seed % 4 {
