@@ -80,8 +80,11 @@ class Runner:
 
     def erase(self) -> None:
         """Remove the folder with all that the build's user and its namespace's root made there."""
-        if self.places.user is None:  # only the namespace's root may remove what belongs to it
-            self._try(self._command(["rm", "-rf", "--", str(self.folder)], inside=True))
+        if self.places.user is None:
+            # What lies in the folders of the namespace's root only that root may remove; the
+            # emptied ones are then ours.
+            entries = [str(path) for path in self.folder.iterdir()]
+            self._try(self._command(["rm", "-rf", "--", *entries], inside=True))
         shutil.rmtree(self.folder)
 
     def _command(self, command: list[str], *, inside: bool) -> list[str]:

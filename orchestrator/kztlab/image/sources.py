@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 """Has the keys of later releases too: those of trixie since Debian 12.11."""
 
-_RELEASE = re.compile(r"^'(?P<mirror>[^']+?)/?/dists/(?P<suite>[^']+)/InRelease' ", re.MULTILINE)
+_PACKAGES = re.compile(
+    r"^'(?P<mirror>[^']+?)/?/dists/(?P<suite>[^']+)/main/binary-[^/']+/Packages\b", re.MULTILINE
+)
 _SCHEMES = ("http://", "https://")
 _TRANSPORT = ("Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::Check-Valid-Until")
 
@@ -36,9 +38,17 @@ class Source:
 
 
 def host_sources(environ: Mapping[str, str] = os.environ) -> list[Source]:
-    """What the host's apt would update from, in its order."""
+    """What the host's apt would fetch lists of binary packages from, in its order.
+
+    Without those that are known, from an earlier update, to be others' than Debian's.
+    """
     uris = _ask(["apt-get", "update", "--print-uris"], environ)
-    return [Source(m["mirror"], m["suite"]) for m in _RELEASE.finditer(uris)]
+    origins = _ask(["apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)"], environ)
+    known = (line.rpartition(" ") for line in origins.splitlines())
+    others = {mirror.rstrip("/") for origin, _, mirror in known if origin != "Debian"}
+    found = (Source(m["mirror"], m["suite"]) for m in _PACKAGES.finditer(uris))
+    # Each list of an architecture names its suite again.
+    return [source for source in dict.fromkeys(found) if source.mirror not in others]
 
 
 def host_transport(environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -67,7 +77,7 @@ def for_suite(sources: list[Source], suite: str, *, host: str | None = None) -> 
             f"apt's sources name no mirror that has {host or 'this system'}, so none for {suite}",
             hint="images are built on Debian 12 or 13, from the mirror in /etc/apt",
         )
-    return list(dict.fromkeys(found))
+    return found
 
 
 def sources_list(sources: list[Source]) -> str:
