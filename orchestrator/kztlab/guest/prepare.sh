@@ -17,11 +17,11 @@ fail() {
     exit 1
 }
 
-# Waits, 5 s at most, until a command succeeds: devices show up a moment after their driver.
+# Waits, some seconds at most, until a command succeeds: devices show up a moment after their driver.
 wait_for() {
     tries=0
     until "$@"; do
-        [ $((tries += 1)) -le 50 ] || return 1
+        [ $((tries += 1)) -le 20 ] || return 1
         sleep 0.1
     done
 }
@@ -29,7 +29,9 @@ wait_for() {
 # Sets DEVICE to the block device with a serial number.
 find_device() {
     for file in /sys/block/*/serial; do
-        if [ -r "$file" ] && [ "$(cat "$file")" = "$1" ]; then
+        serial=
+        [ ! -r "$file" ] || read -r serial <"$file" || : # the file's line has no end
+        if [ "$serial" = "$1" ]; then
             DEVICE=${file%/serial}
             DEVICE=/dev/${DEVICE##*/}
             return 0
@@ -57,38 +59,46 @@ is_on() {
     return 1
 }
 
-swap_on() {
-    is_on "$1" && return
-    mkswap "$1" >/dev/null || fail "mkswap $1 failed"
-    shift_device=$1
-    shift
-    swapon "$@" "$shift_device" || fail "swapon $* $shift_device failed"
+# make_swap DEVICE
+make_swap() {
+    said=$(mkswap "$1" 2>&1) || fail "$said"
+}
+
+# Sets SWAPON to util-linux's, which alone knows --discard; busybox's shell would take its own.
+find_swapon() {
+    for SWAPON in /usr/sbin/swapon /sbin/swapon /usr/bin/swapon /bin/swapon; do
+        case $("$SWAPON" --version 2>/dev/null) in
+            *util-linux*) return 0 ;;
+        esac
+    done
+    return 1
 }
 
 swap_device() {
     modprobe -q virtio_blk 2>/dev/null || :
     wait_for find_device "$1" || fail "no disk with the serial number $1: is virtio_blk missing?"
-    # Without discards the store would keep pages that the guest has long freed.
-    case $(swapon --version 2>/dev/null) in
-        *util-linux*) ;;
-        *) fail "swapon is not util-linux's, which alone knows --discard" ;;
-    esac
     only_this_swap "$DEVICE"
-    swap_on "$DEVICE" --discard=pages
+    if ! is_on "$DEVICE"; then
+        find_swapon || fail "swapon is not util-linux's, which alone knows --discard"
+        make_swap "$DEVICE"
+        # Without discards the store would keep pages that the guest has long freed.
+        "$SWAPON" --discard=pages "$DEVICE" || fail "swapon $DEVICE failed"
+    fi
 }
 
 swap_zram() {
     DEVICE=/dev/zram0
+    only_this_swap $DEVICE
     if ! is_on $DEVICE; then
         modprobe zram 2>/dev/null || :
         wait_for test -b $DEVICE || fail "no $DEVICE: the kernel has no zram"
         echo 1 >/sys/block/zram0/reset
         # Kernels may be built without it; the algorithm used is among the facts.
         echo lzo-rle 2>/dev/null >/sys/block/zram0/comp_algorithm || :
-        echo "$1" >/sys/block/zram0/disksize
+        echo "$1" >/sys/block/zram0/disksize || fail "zram refuses a size of $1 bytes"
+        make_swap $DEVICE
+        swapon $DEVICE || fail "swapon $DEVICE failed"
     fi
-    only_this_swap $DEVICE
-    swap_on $DEVICE
     algorithm=$(cat /sys/block/zram0/comp_algorithm)
     algorithm=${algorithm#*\[}
     echo "algorithm=${algorithm%%\]*}"
