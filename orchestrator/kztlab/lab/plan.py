@@ -8,6 +8,7 @@ memory or swap silently differs from its file would spoil every figure.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kztlab.errors import BadInput
@@ -15,7 +16,6 @@ from kztlab.lab.record import GuestRecord, LabRecord, StoreRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from pydantic import BaseModel
 
@@ -51,7 +51,11 @@ def plan(places: Places, spec: Path, cluster: Cluster, up: LabRecord | None) -> 
 def _store(places: Places, cluster: Cluster) -> StoreRecord:
     if cluster.store.socket is not None:
         return StoreRecord(socket=Path(cluster.store.socket))
-    return StoreRecord(socket=places.check_socket(places.sockets(cluster.lab) / "api.sock"))
+    folder = places.sockets(cluster.lab)
+    for guest in cluster.expanded():
+        if guest.spec.frontend == "nbd":
+            places.check_socket(folder / "clients" / guest.name / "nbd.sock")
+    return StoreRecord(socket=places.check_socket(folder / "api.sock"))
 
 
 def _guest(places: Places, cluster: Cluster, guest: Guest) -> GuestRecord:

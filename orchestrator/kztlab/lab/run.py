@@ -131,7 +131,7 @@ class Run:
                 for guest in lab.guests.values()
             ],
             versions=self._versions(),
-            errors=[RunError(message=str(error), guest=guest) for error, guest in self._failures],
+            errors=[RunError(message=self._told(error), guest=guest) for error, guest in self._failures],
             warnings=self._collector.failures,
         )
 
@@ -151,7 +151,16 @@ class Run:
             return None
         worst = max(failures, key=lambda error: error.exit_code)
         same = [error for error in failures if error.exit_code == worst.exit_code]
-        return type(worst)("\n".join(error.message for error in same), hint=worst.hint)
+        return type(worst)("\n".join(map(self._told, same)), hint=worst.hint)
+
+    def _told(self, error: KztlabError) -> str:
+        """Its message, with the consoles' copies that outlive the lab."""
+        message = error.message
+        for guest in self._session.record.guests.values():
+            message = message.replace(
+                str(guest.console), str(self._directory.console(guest.name))
+            )
+        return message
 
     def _keep_consoles(self) -> None:
         for guest in self._session.record.guests.values():
