@@ -44,12 +44,18 @@ def supervised() -> Iterator[Supervised]:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
             )
             stack.enter_context(process)
-            stack.callback(process.kill)
+            stack.callback(_kill_all, process.pid)
             return process
 
         yield start
+
+
+def _kill_all(session: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
 
 
 def _child(supervisor: "subprocess.Popen[str]") -> int:

@@ -32,13 +32,16 @@ class Daemon:
         self.options = ["--state", str(state), "--memory", memory, *options]
         self.ready: dict[str, Any] = {}
         self._process: subprocess.Popen[str] | None = None
+        self._supervisor = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
-        remove(self.state)
+        try:
+            self.kill()
+        finally:
+            remove(self.state)
 
     def start(self) -> Self:
         """Starts it in the foreground and waits until it serves."""
@@ -55,7 +58,12 @@ class Daemon:
 
     def detach(self) -> Self:
         """Starts it detached, under its supervisor."""
-        self.ready = json.loads(run(*self.options, "--detach").stdout)
+        return self.adopt(run(*self.options, "--detach").stdout)
+
+    def adopt(self, line: str) -> Self:
+        """Takes over a detached daemon that printed this line."""
+        self.ready = json.loads(line)
+        self._supervisor = int(self.status()["supervisor_pid"])
         return self
 
     @property
@@ -82,17 +90,24 @@ class Daemon:
         """What a detached daemon wrote."""
         return (self.state / "kztmemd.log").read_text()
 
+    def wait(self) -> int:
+        """Waits for the end of the one in the foreground; its exit code."""
+        assert self._process is not None
+        self._process.communicate()
+        code = self._process.returncode
+        self._process = None
+        return code
+
     def kill(self) -> None:
         """Ends supervisor and serving process as if the power went, and waits for both."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
-        elif self.ready:
-            with contextlib.suppress(OSError, httpx.HTTPError):
-                status = self.status()
-                if status["supervisor_pid"] is not None:
-                    kill(status["supervisor_pid"])
-                kill(status["pid"])
+            self.wait()
+        elif self._supervisor:
+            # The supervisor first, so that nobody starts another after the second is found.
+            kill(self._supervisor)
+            kill(int((self.state / "lock").read_text()))
+            self._supervisor = 0
 
 
 def http(api: Path) -> httpx.Client:
