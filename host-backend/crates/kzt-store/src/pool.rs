@@ -135,20 +135,19 @@ impl Pool {
             }
             return Err(PutError::NoDevice);
         }
+        let mut refusal = PutError::NoMemory;
         let stored = match stored {
-            Some(stored) => stored,
-            // What the old page leaves may be what the new one needs. No other thread's page
-            // is in danger: had there been room, it would have been taken.
-            None => match self.clear(&mut state, object, index, index).pages {
-                0 => return Err(Self::refuse(&mut state, PutError::NoMemory)),
-                _ => match self.store(cx, page) {
-                    Some(stored) => stored,
-                    None => return Err(Self::refuse(&mut state, PutError::NoSpace)),
-                },
-            },
+            None if self.exists(&mut state, object, index) => {
+                // What the old page leaves may be what the new one needs.
+                refusal = PutError::NoSpace;
+                self.clear(&mut state, object, index, index);
+                self.store(cx, page)
+            }
+            stored => stored,
         };
-        self.publish(&mut state, object, index, &stored)
-            .ok_or_else(|| Self::refuse(&mut state, PutError::NoMemory))
+        stored
+            .and_then(|stored| self.publish(&mut state, object, index, &stored))
+            .ok_or_else(|| Self::refuse(&mut state, refusal))
     }
 
     /// Fetches a page, which stays; whether it was there.
@@ -332,6 +331,20 @@ impl Pool {
             state.recent = Some((object, record));
         }
         found
+    }
+
+    /// Whether there is a page, be it a damaged one.
+    fn exists(&self, state: &mut State, object: ObjectId, index: u32) -> bool {
+        let place = match self.find(state, object) {
+            Found::Record(record) => self.space.find_page(record + object::ROOT, index),
+            Found::Absent => Place::Absent,
+            Found::Poison => Place::Poison,
+        };
+        match place {
+            Place::Slot(at) => self.space.arena.load(at) != 0,
+            Place::Absent => false,
+            Place::Poison => true,
+        }
     }
 
     /// Writes a page into the arena, not yet published; `None` if there is no room.
