@@ -155,18 +155,15 @@ impl<'a> Membership<'a> {
     }
 
     /// Fences the past off: every other connection whose peer has hung up is abandoned, and gone
-    /// when this returns. `false` when this connection is itself one of the past.
+    /// when this returns. `false` when this connection was abandoned itself meanwhile.
     ///
     /// To be called with the request for the transmission phase received and not yet answered: a
-    /// peer that gave an old connection up and now repeats its requests on this one can't have
-    /// repeated any before the answer, so no old copy overtakes a repeated request. The connection
-    /// looks at itself first, for it may have been accepted late: after the fence of one that is
-    /// newer to the peer.
+    /// peer that gave an old connection up and repeats its requests on this one has not repeated
+    /// any before the answer, so no old copy overtakes a repeated request. An old connection that
+    /// is accepted only after this fence never gets past its own negotiation: sending the answer
+    /// to a peer that has hung up fails.
     pub(crate) fn fence(&self) -> bool {
         let mut connections = self.client.lock();
-        if self.peer.hung_up() {
-            return false;
-        }
         let stale: Vec<u64> = connections
             .live
             .iter()

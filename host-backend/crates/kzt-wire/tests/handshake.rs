@@ -175,7 +175,7 @@ fn block_status_takes_structured_replies_and_the_context() {
         SET_META_CONTEXT,
         &contexts("", &["qemu:dirty-bitmap", "base:allocation"]),
     );
-    let (_, replies) = talk(&[set.clone()]);
+    let (_, replies) = talk(std::slice::from_ref(&set));
     assert_eq!(replies[0].1, ERR_INVALID);
     let start = option(GO, &go("", &[]));
     let (progress, replies) = talk(&[option(STRUCTURED_REPLY, b""), set.clone(), start.clone()]);
