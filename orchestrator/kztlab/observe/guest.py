@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kztlab.observe.sampler import describe
@@ -77,30 +78,48 @@ class GuestSampler:
         self._stream = stream
         self._cgroup = cgroup
 
+    def sample(self) -> Sample:
+        """One sample, now."""
+        with self._lines(f"{self._grep()}; echo") as lines:
+            for sample in _samples(lines):
+                return sample
+        message = "the guest printed no sample"
+        raise ValueError(message)
+
     def run(self, recorder: Recorder, interval: float, stop: threading.Event) -> None:
         """Records until told to stop, connecting again when the stream breaks.
 
         It notices `stop` with the next line from the guest; a guest that says nothing holds it up.
         """
+        # Counting the interval from the start of a sample keeps it however slow the guest is.
+        loop = (
+            f"while :; do sleep {interval:g} & {self._grep()}; echo || exit; wait $! || exit; done"
+        )
         while not stop.is_set():
             reason = "the guest ended the stream"
-            lines: Iterator[str] | None = None
             try:
-                lines = self._stream(self._command(interval))
-                for sample in _samples(lines):
-                    if stop.is_set():
-                        return
-                    recorder.write(sample)
+                with self._lines(loop) as lines:
+                    for sample in _samples(lines):
+                        if stop.is_set():
+                            return
+                        recorder.write(sample)
             except Exception as error:  # noqa: BLE001 -- watching must never end what is watched
                 reason = describe(error)
-            finally:
-                close = getattr(lines, "close", None)
-                if close is not None:
-                    close()
             recorder.gap(reason)
             stop.wait(max(interval, _RETRY))
 
-    def _command(self, interval: float) -> str:
+    @contextmanager
+    def _lines(self, command: str) -> Iterator[Iterator[str]]:
+        """What a command prints in the guest; it is ended afterwards."""
+        lines = self._stream(command)
+        try:
+            yield lines
+        finally:
+            close = getattr(lines, "close", None)
+            if close is not None:
+                close()
+
+    def _grep(self) -> str:
         files = ["/proc/uptime", "/proc/meminfo", "/proc/vmstat"]
         files += [f"/proc/pressure/{resource}" for resource in _PRESSURES]
         if self._cgroup is not None:
@@ -108,9 +127,7 @@ class GuestSampler:
         fields = "|".join(
             [f"({'|'.join(_MEMINFO)}):", f"({'|'.join(_VMSTAT)}) ", "some|full|[0-9]"]
         )
-        grep = shlex.join(["grep", "-sHE", f"^({fields})", *files])
-        # Counting the interval from the start of a sample keeps it however slow the guest is.
-        return f"while :; do sleep {interval:g} & {grep}; echo || exit; wait $! || exit; done"
+        return shlex.join(["grep", "-sHE", f"^({fields})", *files])
 
 
 def _samples(lines: Iterable[str]) -> Iterator[Sample]:

@@ -20,6 +20,9 @@ class Sampler(Protocol):
     def source(self) -> str:
         """Names the samples' file."""
 
+    def sample(self) -> Sample:
+        """One sample, now; raises when there is none to have."""
+
     def run(self, recorder: Recorder, interval: float, stop: threading.Event) -> None:
         """Records a sample every `interval` seconds; returns soon after `stop` is set."""
 

@@ -150,6 +150,7 @@ class Plots:
         total = self._meminfo(guest, "MemTotal").peak()
         if total is not None:
             chart.level("RAM", total, used)
+        self._mark_gaps(chart, self._guests[guest.name])
         return chart
 
     def _traffic(self, guest: GuestResult) -> Chart:
@@ -164,6 +165,7 @@ class Plots:
             rate = vmstat_series(self._guests[guest.name], key, self._interval).rate()
             color = self.color(guest) if name == "out" else INK
             chart.line(name, rate, color, filled=name == "out", hover="%{y:,.0f}")
+        self._mark_gaps(chart, self._guests[guest.name])
         return chart
 
     def _stored(self, guest: GuestResult) -> Chart:
@@ -211,6 +213,7 @@ class Plots:
         chart.line(
             "in use", self._meminfo(guest, "SwapTotal", "SwapFree"), self.color(guest), filled=True
         )
+        self._mark_gaps(chart, self._guests[guest.name])
         return chart
 
     # --- series
@@ -225,8 +228,6 @@ class Plots:
             ((each.started, each.ended), each.name) for one in guests for each in one.workloads
         ]
         chart.shade(_labelled(workloads), INK if guest is None else self.color(guest))
-        if guest is not None:
-            self._mark_gaps(chart, self._guests[guest.name])
         return chart
 
     def _mark_gaps(self, chart: Chart, samples: Sequence[Sample]) -> None:

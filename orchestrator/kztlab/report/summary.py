@@ -154,8 +154,8 @@ def summarize(
 ) -> Summary:
     """Puts results and samples together and writes summary.json.
 
-    `origin` and `ended` are the run's start and end on the monotonic clock. To count traffic in
-    full, samples must go on for one interval after the last workload.
+    `origin` and `ended` are the run's start and end on the monotonic clock. Traffic is counted in
+    full if there are samples after the last workload.
     """
     cluster = run.cluster()
     store = run.samples("store")

@@ -60,28 +60,31 @@ def test_stopping_does_not_wait_for_the_next_sample(run: RunDirectory, until: Un
     with Collector(run, 3600) as collector:
         collector.add(HostSampler(dict))
         until("host", bool)
-    assert "host" not in {each.name for each in threading.enumerate()}
+    assert not {"host", "last host"} & {each.name for each in threading.enumerate()}
+    assert len(run.samples("host")) == 2, "the first one and one when it was stopped"
 
 
 def test_a_sampler_that_is_stuck_is_left_behind_and_drops_what_it_has(
     run: RunDirectory,
 ) -> None:
-    release, entered = threading.Event(), threading.Event()
+    release, entered = threading.Event(), threading.Semaphore(0)
 
     class Stuck(Poller):
         source = "stuck"
 
         def sample(self) -> Sample:
-            entered.set()
+            entered.release()
             release.wait()
             return {"late": True}
 
     with Collector(run, 0.01) as collector:
         collector.add(Stuck())
-        entered.wait()
-    (thread,) = [each for each in threading.enumerate() if each.name == "stuck"]
+        entered.acquire()
+    left = [each for each in threading.enumerate() if each.name in {"stuck", "last stuck"}]
+    assert len(left) == 2
     release.set()
-    thread.join()
+    for thread in left:
+        thread.join()
     assert run.samples("stuck") == []
 
 

@@ -121,6 +121,12 @@ def test_a_guest_that_floods_its_stream_is_cut_off(
     assert gap["gap"] == "ValueError: the guest prints no samples"
 
 
+def test_one_sample_of_a_guest() -> None:
+    assert GuestSampler("a", local).sample()["meminfo"]["MemTotal"] > 1 << 20
+    with pytest.raises(ValueError, match="no sample"):
+        GuestSampler("a", lambda _: iter(["what?"])).sample()
+
+
 BLOCK = """\
 /proc/uptime:12.50 8.00
 /proc/meminfo:MemTotal:         153000 kB
