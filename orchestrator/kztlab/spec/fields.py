@@ -29,7 +29,7 @@ NAME_PATTERN = "^[a-z][a-z0-9-]{0,30}$"
 PLANNED_FRONTENDS = ("relay", "vhost-user-blk", "tmem", "zswap")
 
 _IMAGE_PATTERN = "^[a-z0-9][a-z0-9._-]{0,62}$"
-_CODEC_PATTERN = r"^(none|lzo|lz4|zstd:(-[1-7]|[1-9]|1[0-9]|2[0-2]))$"
+_CODEC_PATTERN = r"^(none|lzo|lz4|zstd(:(-[1-7]|1?[0-9]))?)$"
 
 
 def error(kind: str, message: str, hint: str | None = None) -> PydanticCustomError:
@@ -155,7 +155,9 @@ Image = Annotated[
 ]
 Codec = Annotated[
     str,
-    *_text("a codec", _CODEC_PATTERN, "lzo, lz4, none or zstd:LEVEL with a level from -7 to 22"),
+    *_text(
+        "a codec", _CODEC_PATTERN, "lzo, lz4, none, zstd or zstd:LEVEL with a level from -7 to 19"
+    ),
 ]
 AbsolutePath = Annotated[
     str, *_text("an absolute path", r"^/[^\x00-\x1f]*$", "it starts with a slash")

@@ -55,7 +55,7 @@ class StoreSpec(Section):
     )
     codec: Codec = Field(
         default="lzo",
-        description="How pages are compressed: `lzo`, `lz4`, `zstd:LEVEL` (-7 to 22) or `none`.",
+        description="How pages are compressed: `lzo`, `lz4`, `zstd`, `zstd:LEVEL` (-7 to 19) or `none`.",
     )
     socket: AbsolutePath | None = Field(
         default=None,

@@ -42,7 +42,7 @@ def mebibytes(low: int, high: int) -> st.SearchStrategy[int]:
 STORES = st.builds(
     StoreSpec,
     memory=mebibytes(4, 1 << 20),
-    codec=st.sampled_from(["lzo", "lz4", "none", "zstd:1", "zstd:-3"]),
+    codec=st.sampled_from(["lzo", "lz4", "none", "zstd", "zstd:19", "zstd:-7"]),
     socket=st.none() | st.just("/run/kztmem/api.sock"),
     ratio=st.floats(1, 1000),
     overcommit=st.booleans(),
