@@ -91,12 +91,12 @@ def list_images(places: Places) -> list[Image]:
     return [_open(path.parts[-3], path.parent) for path in folders]
 
 
-def remove(name: str, places: Places, *, hash: str | None = None) -> list[Image]:  # noqa: A002
-    """Remove one or, without a hash, all builds of an image; returns what was removed.
+def remove(name: str, places: Places) -> list[Image]:
+    """Remove all builds of an image; returns what was removed.
 
     The caller makes sure that no lab uses it. Raises `BadInput` if there is none.
     """
-    gone = [i for i in list_images(places) if i.name == name and hash in {None, i.hash}]
+    gone = [image for image in list_images(places) if image.name == name]
     if not gone:
         known = sorted({*recipes(), *(image.name for image in list_images(places))})
         raise BadInput(f"the cache has no image {name}", hint=f"images: {', '.join(known)}")
