@@ -55,7 +55,8 @@ class StoreSpec(Section):
     )
     codec: Codec = Field(
         default="lzo",
-        description="How pages are compressed: `lzo`, `lz4`, `zstd`, `zstd:LEVEL` (-7 to 19) or `none`.",
+        description="How pages are compressed: `lzo`, `lz4`, `zstd:LEVEL` (-7 to 19; `zstd` is"
+        " level 3) or `none`.",
     )
     socket: AbsolutePath | None = Field(
         default=None,
