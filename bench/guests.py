@@ -18,9 +18,9 @@ store: {{memory: 512MiB}}
 guests:
   vm: {{memory: 192MiB, frontend: {frontend}, swap: 512MiB}}
 workloads:
-  - {{name: load, on: [vm], anon: {{size: {size}, content: mixed, passes: 2}}, timeout: 20min}}
+  - {{name: load, on: [vm], anon: {{size: {size}, content: text, passes: 2}}, timeout: 20min}}
 """
-SIZE = "256MiB"
+SIZE = "208MiB"
 
 
 @dataclass(frozen=True)
