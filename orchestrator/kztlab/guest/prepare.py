@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,10 @@ def prepare(shell: Shell, spec: GuestSpec, *, progress: Progress) -> Prepared:
     facts: dict[str, str] = {}
     begin = time.monotonic()
     for step, arguments in steps.items():
-        progress(step, time.monotonic() - begin, STEP_SECONDS)
-        done = shell.run(f"sh -s -- {shlex.join(arguments)}", input=script, timeout=STEP_SECONDS)
+        waiting = partial(_tell, progress, step, begin)
+        waiting()
+        command = f"sh -s -- {shlex.join(arguments)}"
+        done = shell.run(command, input=script, timeout=STEP_SECONDS, waiting=waiting)
         if done.exit:
             said = done.stderr.strip() or f"exit status {done.exit}"
             raise GuestLost(f"the guest could not be prepared: step '{step}': {said}")
@@ -74,6 +77,10 @@ def prepare(shell: Shell, spec: GuestSpec, *, progress: Progress) -> Prepared:
         )
     except (KeyError, ValueError) as error:
         raise GuestLost(f"the guest's answer makes no sense: {facts}") from error
+
+
+def _tell(progress: Progress, step: str, begin: float) -> None:
+    progress(step, time.monotonic() - begin, STEP_SECONDS)
 
 
 def _facts(text: str) -> dict[str, str]:

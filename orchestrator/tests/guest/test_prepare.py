@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kztlab.errors import GuestLost
+from kztlab.errors import GuestLost, Interrupted
 from kztlab.guest import WORKLOAD_GROUP, Prepared, prepare
 from kztlab.spec.model import GuestSpec
 from tests.guest.conftest import SWAP
@@ -86,6 +86,17 @@ def test_guest_without_the_disk_says_so(ready: Ready) -> None:
     done = ready.shell.run("sh -s -- swap disk no-such-serial 0", input=script, timeout=60)
     assert done.exit == 1
     assert "no disk with the serial number no-such-serial" in done.stderr
+
+
+def test_every_step_can_be_interrupted(ready: Ready) -> None:
+    for step in ("swap on", "cgroup"):
+
+        def progress(at: str, _elapsed: float, _limit: float, step: str = step) -> None:
+            if at == step:
+                raise Interrupted("enough")
+
+        with pytest.raises(Interrupted):
+            prepare(ready.shell, GuestSpec(frontend="none"), progress=progress)
 
 
 def test_failure_is_told_in_the_guests_words(ready: Ready) -> None:

@@ -183,7 +183,7 @@ class Store:
 
     def __init__(self, machines: Machines) -> None:
         self._file = machines.raw("store", 64 << 20)
-        self._user = machines.places.account()
+        self._user = machines.places.user
         self.socket = machines.places.folder(machines.places.sockets(machines.lab)) / "nbd.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -191,9 +191,7 @@ class Store:
         self.socket.unlink(missing_ok=True)
         command = ["qemu-nbd", "-t", "-x", "swap", "-f", "raw"]
         command += ["-k", str(self.socket), str(self._file)]
-        self._process = subprocess.Popen(
-            command, user=self._user.pw_uid, group=self._user.pw_gid, extra_groups=[]
-        )
+        self._process = subprocess.Popen(command, user=self._user)
         wait_for(self.socket.exists)
 
     def kill(self) -> None:
