@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Under CI a skipped test is a failure, unless `expected_skips` in pyproject.toml knows why."""
+"""What holds for all tests.
+
+Under CI a skipped test is a failure, unless `expected_skips` in pyproject.toml knows why. No
+property test fails because the machine is busy.
+"""
 
 import os
 import re
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -69,6 +69,11 @@ class Traffic(Result):
             return None
         return self.store / self.guest
 
+    @property
+    def disagrees(self) -> bool:
+        """The two counts differ by more than what the samples' times can explain: 5 %."""
+        return self.agreement is not None and abs(self.agreement - 1) > 0.05
+
 
 class GuestResult(Result):
     """One guest."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kztlab.report import RunError, Summary, print_summary
+from kztlab.report.summary import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,13 @@ def test_both_ends_count_alike(summarized: Callable[..., Summary]) -> None:
     assert (web.into.guest, web.into.store, web.into.agreement) == (53_760, 53_760, 1.0)
     assert web.ratio == 3.0
     assert web.load_pages == 76_800
+
+
+def test_ends_that_count_differently_are_told_apart() -> None:
+    assert not Traffic(guest=1000, store=1049).disagrees
+    assert Traffic(guest=1000, store=900).disagrees
+    assert not Traffic(guest=0, store=0).disagrees
+    assert not Traffic(guest=1000, store=None).disagrees
 
 
 def test_summary_json_reads_back(summarized: Callable[..., Summary], run: RunDirectory) -> None:

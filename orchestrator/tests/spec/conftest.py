@@ -6,17 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
 
 from kztlab.spec import SpecError, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-# No test here may fail because the machine is busy.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 @pytest.fixture
