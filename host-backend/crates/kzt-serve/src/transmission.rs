@@ -16,7 +16,7 @@ const SEND_AT: usize = 256 << 10;
 /// The most data of a read that is in memory at a time.
 const PIECE: u32 = 256 << 10;
 /// Zeroing and trimming look up from their work whenever they have passed this much of the device.
-const STRIDE: u32 = 32 << 20;
+const STRIDE: u64 = 32 << 20;
 /// Extents of one block status reply.
 const MAX_EXTENTS: u32 = 4096;
 
@@ -166,17 +166,18 @@ impl<'a> Service<'a> {
 
     fn read(&mut self, request: &Request) -> Result<(), End> {
         let structured = self.session.structured_replies;
-        let end = request.offset + u64::from(request.length);
         if request.has(flags::DF) && request.length > PIECE {
             return self.reply(request, Err(Errno::Overflow));
         }
-        for (offset, length) in strides(request.offset, request.length, PIECE) {
+        for start in (0..request.length).step_by(PIECE as usize) {
+            let offset = request.offset + u64::from(start);
+            let length = PIECE.min(request.length - start);
             self.make_room(reply::DATA_LENGTH + length as usize)?;
             let mark = self.out.len();
             if structured {
-                let last = offset + u64::from(length) == end;
+                let last = start + length == request.length;
                 reply::data_chunk(&mut self.out, request, last, offset, length);
-            } else if offset == request.offset {
+            } else if start == 0 {
                 reply::simple_data(&mut self.out, request);
             }
             if let Err(error) = self.device.read(offset, length, &mut self.out) {
@@ -184,7 +185,7 @@ impl<'a> Service<'a> {
                 self.client
                     .log
                     .warn(format_args!("read at {offset} failed: {error:?}"));
-                if !structured && offset != request.offset {
+                if !structured && start > 0 {
                     // The reply has promised success, and data is all that may follow.
                     return Err(End::DamagedPage);
                 }
@@ -212,11 +213,10 @@ impl<'a> Service<'a> {
     }
 
     fn drop_or_clear(&mut self, request: &Request) -> Result<Result<(), Errno>, End> {
-        for (offset, length) in strides(request.offset, request.length, STRIDE) {
+        for (offset, length) in strides(request.offset, request.length) {
             if self.peer.abandoned() {
                 return Err(End::Abandoned);
             }
-            let length = length.into();
             let result = match request.command {
                 Command::Trim => {
                     self.device.trim(offset, length);
@@ -278,12 +278,11 @@ impl<'a> Service<'a> {
     }
 }
 
-/// Cuts a byte range at the multiples of `stride`.
-fn strides(offset: u64, length: u32, stride: u32) -> impl Iterator<Item = (u64, u32)> {
-    let (end, stride) = (offset + u64::from(length), u64::from(stride));
-    (offset / stride..end.div_ceil(stride)).map(move |number| {
-        let start = offset.max(number * stride);
-        let stop = end.min((number + 1) * stride);
-        (start, u32::try_from(stop - start).unwrap_or(u32::MAX))
+/// Cuts a byte range at the multiples of [`STRIDE`], so that no page is cut that was whole.
+fn strides(offset: u64, length: u32) -> impl Iterator<Item = (u64, u64)> {
+    let end = offset + u64::from(length);
+    (offset / STRIDE..end.div_ceil(STRIDE)).map(move |number| {
+        let start = offset.max(number * STRIDE);
+        (start, end.min((number + 1) * STRIDE) - start)
     })
 }

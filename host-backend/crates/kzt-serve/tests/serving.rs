@@ -11,7 +11,7 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use common::{ENOSPC, FLUSH, Lab, NO_HOLE, READ, TRIM, WRITE, WRITE_ZEROES, ended, noise};
@@ -127,6 +127,74 @@ fn requests_larger_than_any_buffer_pass_through() {
     let data: Vec<u8> = (0..32 << 20).map(|at: u32| (at / 1000) as u8).collect();
     assert_eq!(nbd.write(100, &data), 0);
     assert!(nbd.read(100, data.len()).unwrap() == data);
+}
+
+/// A client that negotiated structured replies.
+fn structured(lab: &Lab) -> UnixStream {
+    let mut stream = lab.connect("a");
+    let mut options = vec![0, 0, 0, 3];
+    for number in [8u32, 1] {
+        options.extend(b"IHAVEOPT");
+        options.extend(number.to_be_bytes());
+        options.extend(0u32.to_be_bytes());
+    }
+    stream.write_all(&options).unwrap();
+    // Greeting, the option's acknowledgement, the export's size and flags.
+    stream.read_exact(&mut [0; 18 + 20 + 10]).unwrap();
+    stream
+}
+
+/// A chunk's flags, kind and payload.
+fn chunk(stream: &mut UnixStream) -> (u16, u16, Vec<u8>) {
+    let mut head = [0; 20];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[..4], 0x668e_33ef_u32.to_be_bytes());
+    let mut payload = vec![0; u32::from_be_bytes(head[16..].try_into().unwrap()) as usize];
+    stream.read_exact(&mut payload).unwrap();
+    let field = |at: usize| u16::from_be_bytes(head[at..at + 2].try_into().unwrap());
+    (field(4), field(6), payload)
+}
+
+#[test]
+fn long_reads_come_in_chunks_unless_asked_not_to() {
+    const DF: u16 = 4;
+    const MIB: u32 = 1 << 20;
+    let lab = Lab::new(64 << 20);
+    lab.add("a", 8 << 20);
+    let data: Vec<u8> = (0..2 * MIB).map(|at| (at / 999) as u8).collect();
+    assert_eq!(lab.nbd("a").write(0, &data), 0);
+    let mut stream = structured(&lab);
+
+    let from = 77;
+    stream
+        .write_all(&common::request(READ, 0, 1, from, MIB))
+        .unwrap();
+    let mut at = from;
+    loop {
+        let (flags, kind, payload) = chunk(&mut stream);
+        let (offset, part) = payload.split_at(8);
+        assert_eq!((kind, offset), (1, &at.to_be_bytes()[..]));
+        assert!(part == &data[at as usize..][..part.len()]);
+        at += part.len() as u64;
+        if flags == 1 {
+            break;
+        }
+    }
+    assert_eq!(at, from + u64::from(MIB));
+
+    // 64 KiB anywhere have to be possible.
+    for from in [0, MIB - 100, MIB / 4 - 4096] {
+        stream
+            .write_all(&common::request(READ, DF, 1, from.into(), 64 << 10))
+            .unwrap();
+        let (flags, kind, payload) = chunk(&mut stream);
+        assert_eq!((flags, kind), (1, 1));
+        assert!(payload[8..] == data[from as usize..][..64 << 10]);
+    }
+    stream
+        .write_all(&common::request(READ, DF, 1, 0, MIB))
+        .unwrap();
+    assert_eq!(chunk(&mut stream), (1, 0x8001, vec![0, 0, 0, 75, 0, 0]));
 }
 
 #[test]
