@@ -3,21 +3,28 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 from typing import Final
 
-MODULES: Final = (
+_MODULES: Final = (
     "kztmem.web",
     "kztmem.service",
-    # What libraries and asyncio load only when they first need it:
+    # What asyncio and uvicorn load only when they first need it:
     "concurrent.futures.thread",
-    "encodings.idna",
     "uvicorn.lifespan.off",
     "uvicorn.protocols.http.h11_impl",
 )
+_ENCODINGS: Final = ("ascii", "idna", "latin-1")
 
 
 def load() -> None:
     """Imports everything."""
-    for module in MODULES:
+    for module in _MODULES:
         importlib.import_module(module)
+    for encoding in _ENCODINGS:
+        codecs.lookup(encoding)
+    # Pydantic loads parts of itself when it first makes a schema.
+    from kztmem.schemas import schemas  # noqa: PLC0415
+
+    schemas()
