@@ -15,7 +15,7 @@ import libvirt_qemu
 from kztlab.errors import BadInput, HostUnable
 from kztlab.hypervisor import console, session
 from kztlab.hypervisor.events import StopWatch, ensure_loop
-from kztlab.hypervisor.failure import is_port_taken, start_failure, translated
+from kztlab.hypervisor.failure import is_port_taken, is_unexplained, start_failure, translated
 from kztlab.hypervisor.model import Departure, Domain, GuestState, NbdSwap
 from kztlab.hypervisor.xml import NAMESPACE, domain_xml, read_metadata
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PORT_TRIES = 8
+_START_TRIES = 8
 _EVENT_SECONDS = 1.0
 
 _GONE = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
@@ -96,14 +96,15 @@ class Hypervisor:
         flags = libvirt.VIR_DOMAIN_START_AUTODESTROY if ephemeral else 0
         name = self._name(domain.lab, domain.guest)
         connection = self._connection()
-        for tries_left in reversed(range(_PORT_TRIES)):
+        for tries_left in reversed(range(_START_TRIES)):
             port = _free_port() if domain.ssh_port is None else domain.ssh_port
             xml = domain_xml(domain, name=name, state=self._places.state, ssh_port=port)
             try:
                 started = connection.createXML(xml, flags)
             except libvirt.libvirtError as error:
                 # Somebody took the port since it was found free: another one will do.
-                if is_port_taken(error) and domain.ssh_port is None and tries_left:
+                another = is_port_taken(error) and domain.ssh_port is None
+                if tries_left and (another or is_unexplained(error)):
                     continue
                 raise start_failure(error, domain, port) from error
             return GuestState(

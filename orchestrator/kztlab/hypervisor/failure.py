@@ -21,7 +21,10 @@ _NOISE = re.compile(
     r"|qemu unexpectedly closed the monitor: |[-0-9]{10}T[:.0-9]+Z "
 )
 
+_NO_MONITOR = "failed to connect to monitor socket"
+
 _HINTS = (
+    (_NO_MONITOR, "QEMU ended at once, time and again; libvirt's log of this guest has its words"),
     ("Could not access KVM", "kvm is not usable here: use --accel tcg"),
     ("failed to initialize kvm", "kvm is not usable here: use --accel tcg"),
     ("cannot set up guest memory", "the host has too little free memory for this guest"),
@@ -43,6 +46,11 @@ def translated(error: libvirt.libvirtError, doing: str) -> HostUnable:
 def is_port_taken(error: libvirt.libvirtError) -> bool:
     """Whether QEMU could not have the port for the SSH forward."""
     return _PORT_TAKEN in _words(error)
+
+
+def is_unexplained(error: libvirt.libvirtError) -> bool:
+    """Whether QEMU ended before libvirt could ask it why: the next try may tell, or succeed."""
+    return _NO_MONITOR in _words(error)
 
 
 def start_failure(error: libvirt.libvirtError, domain: Domain, ssh_port: int) -> HostUnable:
