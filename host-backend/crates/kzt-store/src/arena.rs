@@ -192,35 +192,31 @@ impl Arena {
         }
     }
 
-    /// Copies bytes out; `offset` is a multiple of 8.
+    /// Copies whole words out: `out.len()` and `offset` are multiples of 8.
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) {
         let words = self.span(offset, out.len());
-        for (chunk, word) in out.chunks_mut(size_of::<u64>()).zip(words) {
-            let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-            match chunk.first_chunk_mut() {
-                Some(whole) => *whole = bytes,
-                None => chunk
-                    .iter_mut()
-                    .zip(bytes)
-                    .for_each(|(to, from)| *to = from),
-            }
+        for (bytes, word) in out.chunks_exact_mut(size_of::<u64>()).zip(words) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
     }
 
     /// Copies bytes in; `offset` is a multiple of 8. The last word is filled up with zeros.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
-        let words = self.span(offset, bytes.len());
-        for (chunk, word) in bytes.chunks(size_of::<u64>()).zip(words) {
+        let mut words = self.span(offset, bytes.len()).iter();
+        let mut chunks = bytes.chunks_exact(size_of::<u64>());
+        let store = |(bytes, word): (&[u8], &AtomicU64)| {
             let mut whole = [0; size_of::<u64>()];
-            match chunk.first_chunk() {
-                Some(chunk) => whole = *chunk,
-                None => whole
-                    .iter_mut()
-                    .zip(chunk)
-                    .for_each(|(to, from)| *to = *from),
-            }
+            whole
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(to, from)| *to = *from);
             word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
-        }
+        };
+        chunks.by_ref().zip(words.by_ref()).for_each(store);
+        Some(chunks.remainder())
+            .into_iter()
+            .zip(words)
+            .for_each(store);
     }
 
     /// Sets every word of a frame.

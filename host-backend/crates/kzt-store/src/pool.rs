@@ -488,7 +488,7 @@ impl Pool {
                     .ok_or(GetError::Corrupt)?;
                 // The upper half has room for a hash of the raw page.
                 let checksum = self.space.arena.load(offset + layout::CHECK) as u32;
-                let payload = cx.payload_mut(location.len);
+                let payload = cx.payload_mut(location.len.next_multiple_of(8));
                 self.space.arena.read(offset + HEADER as u64, payload);
                 let Location { encoding, len, .. } = location;
                 Ok(Fetched::Payload {

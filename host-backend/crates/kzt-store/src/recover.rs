@@ -77,9 +77,13 @@ impl<'a> Recoverer<'a> {
         Entry::decode(self.space.arena.load(at))
     }
 
+    /// Poisons an entry, which counts as dropped unless an earlier recovery has done so.
     fn poison(&mut self, at: u64) -> bool {
-        self.dropped += 1;
-        self.space.arena.store(at, Entry::Poison.encode());
+        let poison = Entry::Poison.encode();
+        if self.space.arena.load(at) != poison {
+            self.dropped += 1;
+            self.space.arena.store(at, poison);
+        }
         true
     }
 
@@ -95,8 +99,6 @@ impl<'a> Recoverer<'a> {
     fn directory(&mut self, at: u64, depth: u32, steps: &mut Vec<u64>) -> bool {
         match self.load(at) {
             Entry::Empty => false,
-            // Known from an earlier recovery.
-            Entry::Poison => true,
             Entry::Object(record) => self.object(at, record, steps),
             Entry::Trie(node) if depth < Path::LEVELS => {
                 if !self.small(node, trie::BYTES) {
@@ -157,7 +159,6 @@ impl<'a> Recoverer<'a> {
     fn radix(&mut self, at: u64, expected: Option<u32>) -> bool {
         match self.load(at) {
             Entry::Empty => false,
-            Entry::Poison => true,
             Entry::Node { frame, level } if expected.is_none_or(|expected| expected == level) => {
                 debug_assert!(level <= MAX_LEVEL);
                 let claimed = u32::try_from(frame / FRAME).is_ok_and(|number| {
@@ -186,7 +187,6 @@ impl<'a> Recoverer<'a> {
     fn page(&mut self, at: u64) -> bool {
         match self.load(at) {
             Entry::Empty => false,
-            Entry::Poison => true,
             Entry::Pattern { word, check } if check == pattern_check(at, word) => {
                 self.held += Held::INLINE;
                 true

@@ -16,7 +16,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
-use common::{ArenaPath, MIB, Random, SWAP, page};
+use common::{ArenaPath, MIB, Random, SWAP, block_entries, page};
 use kzt_store::{Codec, Config, Context, GetError, ObjectId, OpenError, Origin, PAGE_SIZE, Store};
 use proptest::prelude::*;
 
@@ -248,6 +248,86 @@ fn each_damaged_page_is_reported_and_the_others_are_right() {
         write(&arena, bytes);
     }
     assert!(met > 10, "{met} of 60 flips met something in use");
+}
+
+/// An entry that leads to another entry's block is caught, and the block's own page is safe;
+/// whichever of the two recovery meets first.
+#[test]
+fn a_copied_entry_costs_only_the_page_it_was_copied_over() {
+    let (bytes, pages) = sample();
+    let entries = block_entries(bytes);
+    let (first, last) = (entries[0], entries[entries.len() - 1]);
+    for (to, from) in [(first, last), (last, first)] {
+        let arena = ArenaPath::new();
+        write(&arena, bytes);
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        file.write_all_at(&(from.1 | 1).to_ne_bytes(), to.0)
+            .unwrap();
+        let (_store, recovery) = arena.open(4 * MIB);
+        assert_eq!(
+            (recovery.dropped, recovery.pages),
+            (1, pages.len() as u64 - 1)
+        );
+    }
+}
+
+/// What a put leaves that was killed after it made its nodes and before it published its page.
+#[test]
+fn nodes_that_never_got_their_page_are_given_back() {
+    let arena = ArenaPath::new();
+    {
+        let (store, _) = arena.open(MIB);
+        let pool = store.open_pool("a").unwrap();
+        let mut cx = Context::new();
+        for object in [ObjectId([1, 0, 0]), ObjectId([2, 0, 0])] {
+            pool.put(&mut cx, object, 1 << 20, &page(1)).unwrap();
+        }
+    }
+    let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+    for (slot, _) in block_entries(&fs::read(arena.path()).unwrap()) {
+        file.write_all_at(&[0; 8], slot).unwrap();
+    }
+    let (store, recovery) = arena.open(MIB);
+    assert_eq!((recovery.pages, recovery.dropped), (0, 0));
+    let usage = store.usage().unwrap();
+    assert_eq!(
+        (usage.data, usage.fragmentation, usage.meta),
+        (0, 0, 64 * 1024)
+    );
+}
+
+/// A same-filled page has nothing but its entry: each of its bits is guarded there.
+#[test]
+fn a_changed_pattern_is_damage() {
+    let arena = ArenaPath::new();
+    let mut cx = Context::new();
+    {
+        let (store, _) = arena.open(MIB);
+        store
+            .open_pool("a")
+            .unwrap()
+            .put(&mut cx, SWAP, 0, &[0x5a; PAGE_SIZE])
+            .unwrap();
+    }
+    let bytes = fs::read(arena.path()).unwrap();
+    let is_pattern = |slot: &usize| {
+        let word = u64::from_ne_bytes(bytes[*slot..*slot + 8].try_into().unwrap());
+        word & 7 == 2 && (word >> 3) as u32 == 0x5a5a_5a5a
+    };
+    let slot = (65_536..bytes.len()).step_by(8).find(is_pattern).unwrap();
+    for bit in 0..64 {
+        fs::write(arena.path(), &bytes).unwrap();
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        let byte = bytes[slot + bit / 8] ^ 1 << (bit % 8);
+        file.write_all_at(&[byte], (slot + bit / 8) as u64).unwrap();
+        let (store, recovery) = arena.open(MIB);
+        assert_eq!((recovery.dropped, recovery.pages), (1, 0), "bit {bit}");
+        let got = store
+            .open_pool("a")
+            .unwrap()
+            .get(&mut cx, SWAP, 0, &mut [0; PAGE_SIZE]);
+        assert_eq!(got, Err(GetError::Corrupt));
+    }
 }
 
 fn with_header(

@@ -14,12 +14,13 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{MIB, SWAP, page};
+use common::{MIB, SWAP, block_entries, page};
 use kzt_store::{Codec, Config, Context, OpenError, PAGE_SIZE, PutError, Store};
 
 /// Set in the child: the folder where its tmpfs of 8 MiB is.
@@ -73,10 +74,18 @@ fn in_small_tmpfs(folder: &Path) {
         }
         pool.flush_range(SWAP, 300, 10_000);
     }
-    // The daemon comes back while it is still full.
+    // The daemon comes back while it is still full; and an entry leads into a hole.
+    let bytes = fs::read(folder.join("arena")).unwrap();
+    let (slot, _) = block_entries(&bytes)[0];
+    let file = OpenOptions::new()
+        .write(true)
+        .open(folder.join("arena"))
+        .unwrap();
+    let hole: u64 = 6 * MIB - 4096;
+    file.write_all_at(&(hole | 1).to_ne_bytes(), slot).unwrap();
     {
         let (store, recovery) = Store::open(&config(6 * MIB)).unwrap();
-        assert_eq!((recovery.pages, recovery.dropped), (300, 0));
+        assert_eq!((recovery.pages, recovery.dropped), (299, 1));
         assert_eq!(recovery.warnings.len(), 1);
         let pool = store.open_pool("a").unwrap();
         assert!(pool.get(&mut cx, SWAP, 299, &mut out).unwrap());

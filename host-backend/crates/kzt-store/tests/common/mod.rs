@@ -89,3 +89,19 @@ pub(crate) fn page(seed: u64) -> Page {
     page[PAGE_SIZE - 1] ^= 1;
     page
 }
+
+/// Leaf entries of an arena's content that lead to a block: (slot, block). A block's location
+/// word says which slot is its own.
+pub(crate) fn block_entries(bytes: &[u8]) -> Vec<(u64, u64)> {
+    let word = |offset: u64| {
+        let bytes = bytes.get(offset as usize..)?.first_chunk()?;
+        Some(u64::from_ne_bytes(*bytes))
+    };
+    (65_536..bytes.len() as u64)
+        .step_by(8)
+        .filter_map(|slot| {
+            let block = word(slot)?.checked_sub(1).filter(|block| block % 16 == 0)?;
+            (word(block)? >> 26 == slot / 8).then_some((slot, block))
+        })
+        .collect()
+}
