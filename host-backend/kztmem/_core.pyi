@@ -6,10 +6,27 @@ name says otherwise, page numbers count from 0, and a page has 4096 bytes.
 """
 
 from os import PathLike
-from typing import Literal, TypeAlias, TypedDict, final
+from typing import Literal, TypeAlias, TypedDict, final, type_check_only
+
+__all__ = [
+    "ArenaBusyError",
+    "ArenaFormatError",
+    "ArenaSpaceError",
+    "ClientExistsError",
+    "CorruptPageError",
+    "NoClientError",
+    "NoMemoryError",
+    "NoSpaceError",
+    "Pool",
+    "Server",
+    "SocketError",
+    "Store",
+    "StoreError",
+]
 
 ObjectId: TypeAlias = tuple[int, int, int]
 
+@type_check_only
 class Recovery(TypedDict):
     """What was found in the arena when it was opened."""
 
@@ -20,6 +37,7 @@ class Recovery(TypedDict):
     seconds: float
     warnings: list[str]
 
+@type_check_only
 class Usage(TypedDict):
     """What the arena takes of its memory, in bytes of its file."""
 
@@ -31,6 +49,7 @@ class Usage(TypedDict):
     spare_bytes: int
     pages: int
 
+@type_check_only
 class Counters(TypedDict):
     """Counted since the pool was opened, in pages."""
 
@@ -42,6 +61,7 @@ class Counters(TypedDict):
     failed_puts: int
     crc_errors: int
 
+@type_check_only
 class Latency(TypedDict):
     """Service times of requests: `count` of them, and percentiles to within an eighth."""
 
@@ -50,11 +70,13 @@ class Latency(TypedDict):
     p99_us: float
     p999_us: float
 
+@type_check_only
 class Latencies(TypedDict):
     put: Latency
     get: Latency
     flush: Latency
 
+@type_check_only
 class PoolStats(TypedDict):
     """What a pool holds, and what it has done."""
 
@@ -65,6 +87,7 @@ class PoolStats(TypedDict):
     raw_pages: int
     counters: Counters
 
+@type_check_only
 class ClientStats(PoolStats):
     """A served client's figures."""
 
@@ -135,7 +158,7 @@ class Server:
 
     def status(self) -> Usage: ...
     def pin(self) -> None:
-        """Lock the arena in memory, now and as it grows. Raises `OSError` where limits forbid it."""
+        """Lock the arena in memory, now and as it grows. Raises `OSError` beyond the limits."""
 
     def client(self, name: str) -> ClientStats:
         """Figures of a client that is served. Raises `NoClientError`."""
@@ -170,7 +193,7 @@ class Store:
         """One round of upkeep, such as a server makes in the background."""
 
     def close(self) -> None:
-        """Close the arena once the last pool is no longer referenced. The store is of no use then."""
+        """Give the arena up; it is closed once the last pool is no longer referenced."""
 
 @final
 class Pool:

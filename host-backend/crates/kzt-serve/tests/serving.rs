@@ -2,8 +2,9 @@
 //! What clients of a server can and cannot do.
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
-    reason = "tests panic"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
