@@ -16,7 +16,7 @@ from kztlab.cli import ls
 if TYPE_CHECKING:
     import argparse
 
-    from orchestrator.tests.cli.conftest import Kztlab
+    from tests.cli.conftest import Kztlab
 
 GOOD = "lab: good\nguests: {web: {memory: 128MiB, swap: 256MiB}}\n"
 
