@@ -3,7 +3,7 @@
 
 from kztlab.report.html import write_report
 from kztlab.report.junit import write_junit
-from kztlab.report.summary import Ran, RunError, Summary, WorkloadResult, summarize
+from kztlab.report.summary import Ran, RunError, Summary, WorkloadResult, read_summary, summarize
 from kztlab.report.table import print_summary
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Summary",
     "WorkloadResult",
     "print_summary",
+    "read_summary",
     "summarize",
     "write_junit",
     "write_report",

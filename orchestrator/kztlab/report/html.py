@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from kztlab.report.plots import Plots
-from kztlab.report.summary import PAGE, Summary
+from kztlab.report.summary import PAGE, read_summary
 from kztlab.report.table import COLUMNS, NONE, count, rows, share
 from kztlab.spec import format_duration, format_size
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from kztlab.observe import RunDirectory
     from kztlab.report.chart import Chart
-    from kztlab.report.summary import GuestResult
+    from kztlab.report.summary import GuestResult, Summary
 
 
 def write_report(run: RunDirectory) -> Path:
     """Writes report.html from summary.json and the samples."""
-    summary = Summary.model_validate_json(run.summary.read_bytes())
+    summary = read_summary(run)
     environment = Environment(
         loader=PackageLoader("kztlab.report"),
         autoescape=select_autoescape(default=True),

@@ -7,13 +7,13 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from kztlab.report.summary import Summary
+from kztlab.report.summary import read_summary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kztlab.observe import RunDirectory
-    from kztlab.report.summary import RunError, WorkloadResult
+    from kztlab.report.summary import RunError, Summary, WorkloadResult
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -21,8 +21,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def write_junit(run: RunDirectory) -> Path:
     """Writes junit.xml from summary.json: a test case for each workload on each guest, and one for
     each error of the lab itself."""
-    summary = Summary.model_validate_json(run.summary.read_bytes())
-    return run.write(run.junit.name, junit(summary))
+    return run.write(run.junit.name, junit(read_summary(run)))
 
 
 def junit(summary: Summary) -> str:

@@ -59,7 +59,7 @@ class Plots:
             charts.append(self._traffic(guest))
             charts += [self._stored(guest), self._ratio(guest)] if guest.client else []
             charts += [] if guest.client else [self._swap_in_use(guest)]
-        return charts
+        return [*charts, self._pressure(guest), self._processor(guest)]
 
     # --- all guests
 
@@ -216,6 +216,33 @@ class Plots:
         self._mark_gaps(chart, self._guests[guest.name])
         return chart
 
+    def _pressure(self, guest: GuestResult) -> Chart:
+        chart = self._chart(
+            "Memory pressure",
+            "Time in which some, or all, of the guest's tasks that had something to do waited for"
+            " memory instead: reclaim, or a page on its way back from swap.",
+            "% of the time",
+            guest,
+        )
+        some = self._value(guest, lambda sample: sample["pressure"]["memory"]["some"])
+        full = self._value(guest, lambda sample: sample["pressure"]["memory"]["full"])
+        chart.line("some", _scaled(some.rate(), 100), self.color(guest), filled=True)
+        chart.line("all", _scaled(full.rate(), 100), INK)
+        self._mark_gaps(chart, self._guests[guest.name])
+        return chart
+
+    def _processor(self, guest: GuestResult) -> Chart:
+        chart = self._chart(
+            "Host CPU",
+            "CPUs of the host that the guest's QEMU keeps busy, its disks included.",
+            "CPUs",
+            guest,
+        )
+        busy = self._process(guest, "cpu_seconds", 1).rate()
+        chart.line("busy", busy, self.color(guest), filled=True, hover="%{y:.2f}")
+        self._mark_gaps(chart, self._host)
+        return chart
+
     # --- series
 
     def _chart(
@@ -252,9 +279,7 @@ class Plots:
 
     def _client(self, client: str | None, key: str, unit: int = 1) -> Series:
         series = client_series(self._store, client or "", key, self._interval)
-        return Series(
-            series.times, [None if each is None else each / unit for each in series.values]
-        )
+        return _scaled(series, 1 / unit)
 
     def _arena(self, key: str) -> Series:
         return extract(
@@ -269,6 +294,11 @@ def _ratio(pages: Series, size: Series) -> Series:
         for held, taken in zip(pages.values, size.values, strict=True)
     ]
     return Series(pages.times, values)
+
+
+def _scaled(series: Series, factor: float) -> Series:
+    values = [None if value is None else value * factor for value in series.values]
+    return Series(series.times, values)
 
 
 def _minus(whole: float | None, part: float | None) -> float | None:

@@ -8,8 +8,9 @@ import platform
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kztlab.errors import BadInput
 from kztlab.report.series import Series, Window, extract
 
 if TYPE_CHECKING:
@@ -186,6 +187,17 @@ def summarize(
     )
     run.write(run.summary.name, summary.model_dump_json(indent=2) + "\n")
     return summary
+
+
+def read_summary(run: RunDirectory) -> Summary:
+    """The summary of a run that has ended; raises `BadInput` if there is none."""
+    try:
+        return Summary.model_validate_json(run.summary.read_bytes())
+    except FileNotFoundError:
+        raise BadInput(f"the run in {run.path} was interrupted: it has no summary") from None
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]["msg"]
+        raise BadInput(f"{run.summary} is not a summary of this version: {detail}") from None
 
 
 def client_series(store: Sequence[Sample], client: str, key: str, interval: float) -> Series:

@@ -81,8 +81,9 @@ def test_the_tables_say_it_all_without_a_script(page: Page) -> None:
 
 def test_charts_of_the_host_and_of_each_guest(page: Page) -> None:
     everyone = ["Store by guest", "Host memory taken", "Pages swapped out, by guest"]
-    stores = ["Memory", "Swap traffic", "Pages stored", "Compression ratio"]
-    base = ["Memory", "Swap traffic", "Swap in use"]
+    always = ["Memory pressure", "Host CPU"]
+    stores = ["Memory", "Swap traffic", "Pages stored", "Compression ratio", *always]
+    base = ["Memory", "Swap traffic", "Swap in use", *always]
     assert page.titles == [*everyone, "The host as a whole", *stores * 3, *base]
     assert len(page.figures) == len(page.titles)
     for figure in page.figures:
@@ -101,7 +102,7 @@ def test_a_guest_has_one_colour_everywhere(page: Page) -> None:
     }
     assert list(stacked.values()).count(stacked["db"]) == 1
     for number, guest in enumerate(("web-1", "web-2", "db")):
-        used = page.figures[4 + 4 * number]["data"][0]
+        used = page.figures[4 + 6 * number]["data"][0]
         assert used["line"]["color"] == stacked[guest]
         assert used["fillcolor"] == tint(stacked[guest])
 
@@ -160,5 +161,5 @@ def test_a_browser_draws_every_chart(
 ) -> None:
     summarized()
     document = browser(write_report(run).as_uri())
-    assert document.count('class="main-svg"') >= 19
+    assert document.count('class="main-svg"') >= 27
     assert "web-2" in document

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kztlab.report import RunError, Summary, print_summary
+from kztlab.errors import BadInput
+from kztlab.report import RunError, Summary, print_summary, read_summary
 from kztlab.report.summary import Traffic
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ def test_summary_json_reads_back(summarized: Callable[..., Summary], run: RunDir
     assert summary.store is not None
     assert summary.store["codec"] == "lzo"
     assert summary.host.memory_bytes == 8192 * MIB
+
+
+def test_a_run_without_a_summary_is_bad_input(run: RunDirectory) -> None:
+    with pytest.raises(BadInput, match="was interrupted"):
+        read_summary(run)
+    run.write("summary.json", '{"lab": "made-up"}')
+    with pytest.raises(BadInput, match="not a summary of this version: Field required"):
+        read_summary(run)
 
 
 def test_a_run_is_fine_if_nothing_went_wrong(summarized: Callable[..., Summary]) -> None:
