@@ -117,12 +117,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="USER",
         help="when started as root: the user to serve as (default kztlab, if there is one)",
     )
-    add(
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
         "--detach",
         action="store_true",
         help="return once it serves; a supervisor restarts it should it die",
     )
-    add(
+    mode.add_argument(
         "--remove",
         action="store_true",
         help="throw all pages away: remove arena and sockets of a stopped daemon",

@@ -80,8 +80,8 @@ def _detach(settings: Settings) -> int:
             code = _supervisor(settings, user, handshake.Sender(writing), warnings)
         finally:
             os._exit(code)
-    os.close(writing)
     try:
+        os.close(writing)
         answer = handshake.receive(reading)
     except KeyboardInterrupt:
         os.kill(supervisor, signal.SIGTERM)

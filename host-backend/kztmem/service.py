@@ -50,6 +50,10 @@ class Service:
         self._user = User.current().name
         last = state.record()
         loss = _loss(plan.arena, last)
+        self._server = _open(plan)
+        found = self._server.recovery
+        reason = loss or found["reason"]
+        losses = (last.losses if last else 0) + (reason in {"lost", "reboot"})
         self._record = Record(
             version=version(),
             memory=plan.memory,
@@ -57,18 +61,16 @@ class Service:
             sockets=str(plan.sockets),
             boot_id=host.boot_id(),
             arena=str(plan.arena),
-            losses=(last.losses if last else 0) + (loss is not None),
+            losses=losses,
         )
-        self._server = _open(plan)
-        found = self._server.recovery
         self._warnings = [*warnings, *found["warnings"], *_pin(self._server)]
         self._recovery = {
-            "reason": loss or found["reason"],
+            "reason": reason,
             "pools": found["pools"],
             "pages": found["pages"],
             "dropped": found["dropped"],
             "seconds": found["seconds"],
-            "losses": self._record.losses,
+            "losses": losses,
         }
         state.write_record(self._record)
         state.write_owner(os.getpid())

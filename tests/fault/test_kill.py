@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import nbd
-from tests.support.daemon import Daemon, kill, try_run, wait_for_end
+from tests.support.daemon import Daemon, child_of, kill, try_run, wait_for_end
 from tests.support.load import DEPTH, PAGE, Load, count_bad, fill, page
 
 pytestmark = pytest.mark.fault
@@ -88,7 +88,7 @@ def test_killed_during_recovery(daemon: Daemon) -> None:
     kills = 6
     for moment in range(kills):
         kill(victim)
-        victim = _new_child(supervisor, victim)
+        victim = child_of(supervisor, after=victim)
         # The first dies before it has the arena open, the others further and further into it.
         time.sleep(moment * 0.01)
     with nbd.Client(daemon.nbd("a")) as device:
@@ -96,16 +96,6 @@ def test_killed_during_recovery(daemon: Daemon) -> None:
     starts = daemon.log().count(" INFO serving ") - served
     assert starts < kills, "none was killed before it had recovered"
     assert daemon.status()["recovery"]["pages"] == MANY
-
-
-def _new_child(supervisor: int, old: int) -> int:
-    """The process that a supervisor has forked after `old`."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-        if children and int(children[0]) != old:
-            return int(children[0])
-    raise AssertionError("the supervisor forks no new child")
 
 
 def test_a_killed_supervisor_leaves_the_pages_served(daemon: Daemon) -> None:

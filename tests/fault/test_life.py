@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A daemon's life from start to removal, with everything that gets in its way."""
 
+import fcntl
 import json
 import os
 import pwd
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import nbd
-from tests.support.daemon import COMMAND, Daemon, kill, remove, try_run, wait_for_end
+from tests.support.daemon import COMMAND, Daemon, child_of, kill, remove, try_run, wait_for_end
 from tests.support.load import PAGE, page
 
 pytestmark = pytest.mark.fault
@@ -107,6 +108,20 @@ def test_a_detached_daemon_keeps_nothing_of_its_starter_open(daemon: Daemon) -> 
         assert not [path for path in opened if "/dev/pts" in str(path)]
         standard = [Path(f"/proc/{status[process]}/fd/{fd}").readlink() for fd in range(3)]
         assert standard == [Path("/dev/null"), Path("/dev/null"), daemon.state / "kztmemd.log"]
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(daemon: Daemon, state: Path) -> None:
+    state.mkdir(mode=0o700)
+    with (state / "lock").open("w") as lock:
+        # It has to wait for the lock: this is where it is interrupted.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [*COMMAND, *daemon.options, "--detach"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as starter:
+            supervisor = child_of(starter.pid, session_leader=True)
+            starter.send_signal(signal.SIGINT)
+            assert starter.wait() == 130
+            wait_for_end(supervisor)
+    assert daemon.detach().status()["recovery"]["reason"] == "new"
 
 
 def test_of_two_started_at_once_one_serves(daemon: Daemon) -> None:

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -152,6 +153,17 @@ def wait_for_end(pid: int) -> None:
     """Waits for the end of a process that is not a child of ours."""
     with contextlib.suppress(ProcessLookupError), _handle(pid) as handle:
         _wait(handle, pid)
+
+
+def child_of(parent: int, *, after: int = 0, session_leader: bool = False) -> int:
+    """Waits for a child of a process, another than `after`; perhaps in a session of its own."""
+    deadline = time.monotonic() + _PATIENCE
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    while time.monotonic() < deadline:
+        for child in map(int, children.read_text().split()):
+            if child != after and (not session_leader or os.getsid(child) == child):
+                return child
+    raise AssertionError(f"process {parent} forks no child")
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Operation = tuple[str, ObjectId, int, bytes]
 
-MEMORY: Final = 2 << 20
+MEMORY: Final = 1 << 20
 """Holds about as many pages as the operations touch: some are refused."""
 
 OBJECTS: Final[list[ObjectId]] = [(0, 0, 0), (7, 7, 7)]
