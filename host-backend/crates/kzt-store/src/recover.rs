@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::ObjectId;
-use crate::entry::{Entry, MAX_LEVEL, pattern_check};
+use crate::entry::{Entry, pattern_check};
 use crate::frames::Use;
 use crate::layout::{EXTENT, FRAME, HEADER, Location, object, trie};
 use crate::pam::Block;
@@ -160,7 +160,6 @@ impl<'a> Recoverer<'a> {
         match self.load(at) {
             Entry::Empty => false,
             Entry::Node { frame, level } if expected.is_none_or(|expected| expected == level) => {
-                debug_assert!(level <= MAX_LEVEL);
                 let claimed = u32::try_from(frame / FRAME).is_ok_and(|number| {
                     self.space
                         .frames

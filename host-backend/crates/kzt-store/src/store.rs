@@ -89,7 +89,8 @@ pub struct Store {
 
 impl Store {
     /// Creates the arena or recovers it. It belongs to this `Store` alone until all of it is
-    /// dropped.
+    /// dropped, and until every process has ended that was forked meanwhile without executing
+    /// another program: they share the lock.
     ///
     /// # Errors
     /// See [`OpenError`]; the file is never thrown away because of one.

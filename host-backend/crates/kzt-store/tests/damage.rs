@@ -263,11 +263,18 @@ fn a_copied_entry_costs_only_the_page_it_was_copied_over() {
         let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
         file.write_all_at(&(from.1 | 1).to_ne_bytes(), to.0)
             .unwrap();
-        let (_store, recovery) = arena.open(4 * MIB);
+        let (store, recovery) = arena.open(4 * MIB);
         assert_eq!(
             (recovery.dropped, recovery.pages),
             (1, pages.len() as u64 - 1)
         );
+        let mut cx = Context::new();
+        let mut out = [0; PAGE_SIZE];
+        let right = pages.iter().filter(|&(&(c, o, index), &seed)| {
+            let pool = store.open_pool(CLIENTS[c]).unwrap();
+            pool.get(&mut cx, OBJECTS[o], index, &mut out) == Ok(true) && out == page(seed)
+        });
+        assert_eq!(right.count(), pages.len() - 1);
     }
 }
 
