@@ -7,6 +7,8 @@ import codecs
 import importlib
 from typing import Final
 
+from kztmem.version import version
+
 _MODULES: Final = (
     "kztmem.web",
     "kztmem.service",
@@ -28,3 +30,4 @@ def load() -> None:
     from kztmem.schemas import schemas  # noqa: PLC0415
 
     schemas()
+    version()

@@ -72,7 +72,8 @@ class Service:
             "seconds": found["seconds"],
             "losses": losses,
         }
-        state.write_record(self._record)
+        if self._record != last:
+            state.write_record(self._record)
         state.write_owner(os.getpid())
         self.registry = Registry(self._server, state, plan.sockets)
         self.registry.recover()

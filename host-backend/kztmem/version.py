@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import metadata
 
 
+@functools.cache
 def version() -> str:
-    """The version of the distribution, like `0.1.0`."""
+    """The version of the distribution, like `0.1.0`; read once, while its files can be."""
     return metadata.version("kztmem")
