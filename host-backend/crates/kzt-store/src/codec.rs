@@ -227,3 +227,71 @@ impl Zstd {
         self.decompressor.as_mut()?.decompress(target, source).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CODECS: [Codec; 4] = [Codec::Lzo, Codec::Lz4, Codec::Zstd(3), Codec::Zstd(-7)];
+
+    #[test]
+    fn codecs_are_named_as_they_are_read() {
+        for codec in CODECS.into_iter().chain([Codec::None]) {
+            assert_eq!(codec.to_string().parse(), Ok(codec));
+        }
+        assert_eq!("zstd".parse(), Ok(Codec::Zstd(3)));
+        for text in [
+            "", "LZO", "lzo:1", "zstd:", "zstd:20", "zstd:-8", "zstd:x", "gzip",
+        ] {
+            assert_eq!(text.parse::<Codec>(), Err(UnknownCodec(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn only_pages_of_one_word_are_same_filled() {
+        let mut page = [0; PAGE_SIZE];
+        fill(&mut page, 0x0102_0304_0506_0708);
+        assert_eq!(same_filled(&page), Some(0x0102_0304_0506_0708));
+        for at in [0, 7, 8, 2000, PAGE_SIZE - 1] {
+            page[at] ^= 1;
+            assert_eq!(same_filled(&page), None, "byte {at}");
+            page[at] ^= 1;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn pages_come_back_as_they_were(
+            start in proptest::collection::vec(any::<u8>(), 0..PAGE_SIZE),
+            codec in proptest::sample::select(CODECS.to_vec()),
+        ) {
+            let mut page = [7; PAGE_SIZE];
+            page[..start.len()].copy_from_slice(&start);
+            let mut cx = Context::new();
+            let (encoding, payload) = cx.encode(codec, &page);
+            let payload = payload.to_vec();
+            prop_assert!(encoding.admits(payload.len()));
+            cx.payload_mut(payload.len()).copy_from_slice(&payload);
+            let mut out = [0; PAGE_SIZE];
+            prop_assert_eq!(cx.decode(encoding, payload.len(), &mut out), Some(()));
+            prop_assert_eq!(out, page);
+        }
+
+        /// The checksum keeps damage from the decoders; they must bear it all the same.
+        #[test]
+        fn decoders_bear_any_bytes(
+            payload in proptest::collection::vec(any::<u8>(), 1..RAW_ABOVE),
+            encoding in (0_u64..5).prop_map(|bits| Encoding::from_bits(bits).unwrap()),
+        ) {
+            let mut cx = Context::new();
+            cx.payload_mut(payload.len()).copy_from_slice(&payload);
+            let mut out = [0; PAGE_SIZE];
+            let decoded = cx.decode(encoding, payload.len(), &mut out);
+            prop_assert!(decoded.is_none() || !matches!(encoding, Encoding::Raw));
+        }
+    }
+}

@@ -204,6 +204,36 @@ fn runs_alternate_and_cover_the_range() {
 }
 
 #[test]
+fn counters_count_pages() {
+    let arena = ArenaPath::new();
+    let (store, _) = arena.open(MIB);
+    let pool = store.open_pool("a").unwrap();
+    let mut cx = Context::new();
+    let mut out = [0; PAGE_SIZE];
+    // One of each kind: same-filled, compressible, raw.
+    for (index, seed) in [(0, 4), (1, 1), (2, 3)] {
+        pool.put(&mut cx, SWAP, index, &page(seed)).unwrap();
+    }
+    for index in 0..5 {
+        let _ = pool.get(&mut cx, SWAP, index, &mut out);
+    }
+    pool.flush_range(SWAP, 1, 10);
+    let stats = pool.stats();
+    assert_eq!(
+        (
+            stats.pages,
+            stats.same_filled,
+            stats.raw,
+            stats.stored_bytes
+        ),
+        (1, 1, 0, 0)
+    );
+    assert_eq!((stats.puts, stats.failed_puts), (3, 0));
+    assert_eq!((stats.gets, stats.get_hits, stats.crc_errors), (5, 3, 0));
+    assert_eq!((stats.flushes, stats.flush_found), (10, 2));
+}
+
+#[test]
 fn names_are_checked_and_the_pool_table_has_an_end() {
     let arena = ArenaPath::new();
     let (store, _) = arena.open(MIB);
