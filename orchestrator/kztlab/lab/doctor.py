@@ -123,7 +123,6 @@ def _requirements() -> list[Requirement]:
         Requirement("state folder", "guests", _state_folder),
         Requirement("ssh", "ssh", _packaged("ssh", "openssh-client")),
         Requirement("mmdebstrap", "images", _packaged("mmdebstrap", "mmdebstrap")),
-        Requirement("fakeroot", "images", _packaged("fakeroot", "fakeroot")),
         Requirement("mke2fs", "images", _packaged("mke2fs", "e2fsprogs")),
     ]
     if os.getuid() == 0:
