@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Self
 import paramiko
 from paramiko.pkey import UnknownKeyType
 
-from kztlab.errors import BadInput, GuestLost, HostUnable, WorkloadFailed
+from kztlab.errors import BadInput, GuestLost, HostUnable, KztlabError, WorkloadFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +45,7 @@ _OPEN_SECONDS = 60.0
 _KILL_SECONDS = 10.0
 _SLICE_SECONDS = 0.2
 _NO_STATUS = 255
+_PID_DIGITS = 10
 _CHUNK = 64 << 10
 
 
@@ -263,7 +264,7 @@ class _Remote:
         while self._group is None:
             more = self._receive(deadline)
             head, found, rest = (self._early + more).partition(b"\n")
-            if found and head.isdigit():
+            if found and head.isdigit() and len(head) <= _PID_DIGITS:
                 self._group = int(head)
                 if rest:
                     return rest
@@ -308,6 +309,10 @@ class _Remote:
             raise CommandTimeout(f"{self._command!r} in the guest took too long and was ended")
 
     def _kill(self) -> None:
+        self._waiting = lambda: None  # whoever gave up has been heard
+        if self._group is None:  # too crowded a guest to have said even that
+            with contextlib.suppress(KztlabError):
+                self.read(time.monotonic() + _KILL_SECONDS)
         if self._group is None or not self._transport.is_active():
             return
         group = f"-{self._group}"

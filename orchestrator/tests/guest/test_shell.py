@@ -92,6 +92,16 @@ def test_command_that_never_falls_silent_is_ended_too(ready: Ready) -> None:
 
 
 @needs_guest
+def test_interrupted_command_is_ended_even_before_its_first_word(ready: Ready) -> None:
+    def enough() -> None:
+        raise Interrupted("enough")
+
+    with pytest.raises(Interrupted):
+        ready.shell.run("sleep 4248", waiting=enough)
+    assert gone(ready.shell, "sleep 4248")
+
+
+@needs_guest
 def test_endless_output_fills_no_memory(ready: Ready) -> None:
     done = ready.shell.run(f"head -c {OUTPUT_KEPT + 100_000} /dev/zero; echo end >&2", timeout=120)
     assert len(done.stdout) == OUTPUT_KEPT
