@@ -47,16 +47,6 @@ workloads:
     assert kztlab("exec", "a", "pgrep -f 'sleep 98[7]'").stdout == ""
 
 
-def test_a_workload_that_needs_too_much_is_told_as_killed(shared: Up) -> None:
-    """Zeroes take no room in the store, but more than memory and swap hold still fail."""
-    command = "kzt-load anon --size 640MiB --content zero"
-    workloads = f"workloads: [{{name: much, on: [a], command: {command}}}]\n"
-    done = shared.kztlab("up", shared.again("much", workloads))
-    assert done.returncode == 1
-    assert "a: much: the command was killed by signal 9, perhaps for lack of memory" in done.stderr
-    assert shared.kztlab.json("status", "shared")["guests"][0]["state"] == "running"
-
-
 @pytest.mark.parametrize("verb", ["up", "run"])
 def test_a_lab_that_is_up_and_differs_has_to_go_down_first(shared: Up, verb: str) -> None:
     spec = shared.kztlab.spec("other", SHARED.replace("512MiB", "256MiB"))

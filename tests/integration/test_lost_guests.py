@@ -77,6 +77,16 @@ def test_a_guest_that_dies_while_it_boots_is_told(fragile: Kztlab) -> None:
     assert "at step" in stderr
 
 
+def test_a_workload_without_room_is_killed_and_its_guest_goes_on(fragile: Kztlab) -> None:
+    work = '  - {name: hog, on: [other], command: "head -c 300M /dev/zero | tail"}\n'
+    done = fragile("up", fragile.spec("hog", GUESTS + work))
+    assert done.returncode == 1
+    assert "other: hog: the command was killed by signal 9, perhaps for lack of memory" in (
+        done.stderr
+    )
+    assert all(guest["state"] == "running" for guest in fragile.json("status", "fragile")["guests"])
+
+
 def test_a_guest_that_is_not_ready_in_time_is_told_with_the_step(kztlab: Kztlab) -> None:
     text = "lab: slow\nguests: {late: {memory: 128MiB, frontend: none, boot_timeout: 1s}}\n"
     done = kztlab("run", kztlab.spec("slow", text))

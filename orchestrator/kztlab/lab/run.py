@@ -131,7 +131,9 @@ class Run:
                 for guest in lab.guests.values()
             ],
             versions=self._versions(),
-            errors=[RunError(message=self._told(error), guest=guest) for error, guest in self._failures],
+            errors=[
+                RunError(message=self._told(error), guest=guest) for error, guest in self._failures
+            ],
             warnings=self._collector.failures,
         )
 
@@ -157,9 +159,7 @@ class Run:
         """Its message, with the consoles' copies that outlive the lab."""
         message = error.message
         for guest in self._session.record.guests.values():
-            message = message.replace(
-                str(guest.console), str(self._directory.console(guest.name))
-            )
+            message = message.replace(str(guest.console), str(self._directory.console(guest.name)))
         return message
 
     def _keep_consoles(self) -> None:
