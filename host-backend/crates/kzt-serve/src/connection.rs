@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kzt_wire::nbd::Violation;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,10 +12,43 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::client::Membership;
 
-/// How often a thread looks for bytes, letting others run in between, before it sleeps. A client
-/// that is busy sends again within microseconds, and being woken costs as much as a page: this
-/// makes small reads half as fast again, and costs an idle client some 10 µs per burst.
+/// Looks for bytes before a thread goes to sleep.
 const LOOKS: u32 = 10;
+/// A yield that takes longer has let somebody run who has much to do.
+const LONG_YIELD: Duration = Duration::from_micros(100);
+/// Waits without a look after such a yield.
+const ABSTINENCE: u32 = 50;
+
+/// When to look for bytes again rather than sleep until they come.
+///
+/// A busy client sends again within microseconds, and being woken costs as much as a page: looking
+/// makes small reads half as fast again. Where others want the processor it is the other way
+/// round: a thread that yields comes after them, one that is woken goes first.
+#[derive(Default)]
+pub(crate) struct Patience {
+    looks: u32,
+    abstinence: u32,
+}
+
+impl Patience {
+    fn look(&self) -> bool {
+        self.abstinence == 0 && self.looks < LOOKS
+    }
+
+    fn wait(&mut self) {
+        self.looks += 1;
+        let before = Instant::now();
+        thread::yield_now();
+        if before.elapsed() > LONG_YIELD {
+            self.abstinence = ABSTINENCE;
+        }
+    }
+
+    fn renew(&mut self) {
+        self.looks = 0;
+        self.abstinence = self.abstinence.saturating_sub(1);
+    }
+}
 
 /// A connection's socket, with what other threads may do to it.
 pub(crate) struct Peer {
@@ -82,20 +115,19 @@ impl Peer {
     }
 
     /// Waits for bytes; 0 at the stream's end.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<usize, End> {
-        let mut looks = LOOKS;
+    pub(crate) fn receive(&self, buffer: &mut [u8], patience: &mut Patience) -> Result<usize, End> {
         loop {
-            let flags = if looks > 0 {
+            let flags = if patience.look() {
                 RecvFlags::DONTWAIT
             } else {
                 RecvFlags::empty()
             };
             match rustix::net::recv(&self.socket, &mut *buffer, flags) {
-                Ok((length, _)) => return Ok(length),
-                Err(rustix::io::Errno::AGAIN) if looks > 0 => {
-                    looks -= 1;
-                    thread::yield_now();
+                Ok((length, _)) => {
+                    patience.renew();
+                    return Ok(length);
                 }
+                Err(rustix::io::Errno::AGAIN) if flags == RecvFlags::DONTWAIT => patience.wait(),
                 Err(rustix::io::Errno::AGAIN) => return Err(End::Timeout),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(End::Io(error.into())),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use kzt_wire::nbd::{Handshake, MAX_OPTION_LENGTH, Progress, Session};
 
 use crate::client::Membership;
-use crate::connection::End;
+use crate::connection::{End, Patience};
 
 /// How long a negotiation may take in all: half-open connections don't pile up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,6 +24,7 @@ pub(crate) fn negotiate(membership: &Membership<'_>) -> Result<Option<Negotiated
     let mut handshake = Handshake::begin(membership.client().size, &mut out);
     // Holds the longest option, so that a full buffer always makes progress.
     let mut input = vec![0; MAX_OPTION_LENGTH as usize + 64];
+    let mut patience = Patience::default();
     let mut filled = 0;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -33,7 +34,7 @@ pub(crate) fn negotiate(membership: &Membership<'_>) -> Result<Option<Negotiated
         peer.set_timeout(Some(left))?;
         peer.send(&out)?;
         out.clear();
-        let received = peer.receive(input.get_mut(filled..).unwrap_or_default())?;
+        let received = peer.receive(input.get_mut(filled..).unwrap_or_default(), &mut patience)?;
         if received == 0 {
             return if filled == 0 {
                 Ok(None)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use kzt_wire::nbd::{Command, Decoder, Errno, Event, MIN_INPUT, Request, Session, flags, reply};
 
 use crate::client::{Client, Membership};
-use crate::connection::{End, Peer};
+use crate::connection::{End, Patience, Peer};
 use crate::device::Device;
 use crate::negotiation::Negotiated;
 
@@ -42,6 +42,7 @@ pub(crate) fn transmit(membership: &Membership<'_>, negotiated: Negotiated) -> R
     let mut filled = ahead.len();
     drop(negotiated.ahead);
     let mut decoder = Decoder::default();
+    let mut patience = Patience::default();
     let mut service = Service::new(membership, negotiated.session);
     loop {
         let mut taken = 0;
@@ -60,7 +61,7 @@ pub(crate) fn transmit(membership: &Membership<'_>, negotiated: Negotiated) -> R
         input.copy_within(taken..filled, 0);
         filled -= taken;
         service.send()?;
-        let received = peer.receive(input.get_mut(filled..).unwrap_or_default())?;
+        let received = peer.receive(input.get_mut(filled..).unwrap_or_default(), &mut patience)?;
         if received == 0 {
             return if filled == 0 {
                 Ok(())
