@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 from itertools import chain, repeat
@@ -119,6 +120,15 @@ def test_a_guest_that_floods_its_stream_is_cut_off(
     thread.join()
     recorder.close()
     assert gap["gap"] == "ValueError: the guest prints no samples"
+
+
+def test_a_guest_without_busybox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tool in ("sh", "grep", "sleep"):
+        program = shutil.which(tool)
+        assert program is not None
+        (tmp_path / tool).symlink_to(program)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert GuestSampler("a", local).sample()["vmstat"]["pswpout"] >= 0
 
 
 def test_one_sample_of_a_guest() -> None:
