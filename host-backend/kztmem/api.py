@@ -183,7 +183,8 @@ async def _body(request: Request, model: type[M]) -> M:
     try:
         return model.model_validate_json(bytes(body))
     except ValidationError as error:
-        raise next(problems(error, model)) from error
+        problem = next(problems(error, model))
+        raise BadInput(problem.message, key=problem.key or "body", hint=problem.hint) from error
 
 
 def _route(path: str, handlers: dict[str, Handler]) -> Route:

@@ -6,6 +6,7 @@ Whatever goes wrong here is a warning: the pages are served either way.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import resource
@@ -109,12 +110,11 @@ def prepare_directory(path: Path, user: User, *, key: str) -> None:
 
 def raise_limits(warnings: list[str]) -> None:
     """Lets the arena be locked in memory and keeps the out-of-memory killer away."""
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     if os.geteuid() == 0:
-        try:
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        # Without CAP_SYS_RESOURCE this fails; whether it matters shows when the arena is locked.
+        with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
-        except (OSError, ValueError):
-            warnings.append("cannot raise the limit of locked memory: CAP_SYS_RESOURCE is missing")
     try:
         Path("/proc/self/oom_score_adj").write_text(f"{OOM_SCORE_ADJ}\n", encoding="ascii")
     except OSError as error:

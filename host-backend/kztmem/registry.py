@@ -38,7 +38,10 @@ class Registry:
 
     def recover(self) -> None:
         """Serves the clients of the state directory again; raises `HostUnable` if it cannot."""
-        clients = self._state.clients() or {}
+        clients = self._state.clients()
+        if clients is None:
+            # Without it every pool would look like one that was being removed.
+            raise HostUnable("clients.json is missing", key="--state", hint="restore it")
         for name, swap in clients.items():
             self._open(name, swap)
         for name in self._server.pools():

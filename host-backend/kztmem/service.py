@@ -150,11 +150,9 @@ def _pin(server: Server) -> list[str]:
     """Locks the arena in memory; returns what stands in the way."""
     try:
         server.pin()
-    except (
-        MemoryError,
-        OSError,
-    ) as error:  # ENOMEM, beyond the limit of locked memory, is the former
-        way_out = "ulimit -l unlimited, or start it as root"
+    except (MemoryError, OSError) as error:
+        # Beyond the limit the kernel's answer is ENOMEM, which arrives as the former.
+        way_out = "allow it to lock memory: ulimit -l unlimited"
         return [f"the host may swap the store: cannot lock it: {error} ({way_out})"]
     return []
 

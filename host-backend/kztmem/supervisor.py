@@ -50,9 +50,9 @@ def delay_before_restart(quick_deaths: int) -> float:
 def supervise(serve: Callable[[], int]) -> int:
     """Runs `serve` in a child until it ends by itself or by SIGTERM; returns the exit code.
 
-    `serve` starts with SIGTERM blocked and unblocks it once it is able to stop in order.
-    A child that refuses to start (bad input, host unable) before one has ever served is not tried
-    again. Must be called in a session of its own, without threads.
+    `serve` starts with SIGTERM blocked and unblocks it once it is able to stop in order. If the
+    first child refuses to start (bad input, host unable), there is no second. Must be called in a
+    session of its own, without threads.
     """
     _check_single_threaded()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
@@ -69,16 +69,16 @@ class _Supervisor:
 
     def run(self) -> int:
         quick_deaths = 0
-        has_served = False
+        first = True
         while True:
             born = time.monotonic()
             code = self._run_child()
             lived = time.monotonic() - born
             if code == 0 or self._stopping:
                 return 0
-            if code in _REFUSALS and not has_served:
+            if code in _REFUSALS and first:
                 return code
-            has_served = has_served or lived >= QUICK
+            first = False
             quick_deaths = quick_deaths + 1 if lived < QUICK else 0
             _log.error("the serving process %s after %.1f s", _how(code), lived)
             if quick_deaths >= GIVE_UP:

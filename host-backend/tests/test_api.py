@@ -73,10 +73,10 @@ def test_a_client_is_made_shown_and_removed(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "key", "says"),
     [
-        (b"", 400, "", "EOF"),
-        (b"{", 400, "", "EOF"),
-        (b"[]", 400, "", "object"),
-        (b"\xff", 400, "", "JSON"),
+        (b"", 400, "body", "EOF"),
+        (b"{", 400, "body", "EOF"),
+        (b"[]", 400, "body", "object"),
+        (b"\xff", 400, "body", "JSON"),
         (b"{}", 400, "name", "this key is needed"),
         (b'{"name": "a"}', 400, "swap", "this key is needed"),
         (b'{"name": "A", "swap": 4096}', 400, "name", "not a client's name"),

@@ -346,6 +346,22 @@ def test_clients_that_cannot_be_known_are_not_guessed(
     assert _is_there(daemon.start())
 
 
+def test_a_list_of_clients_deleted_under_the_daemon_costs_no_page(
+    daemon: Daemon, state: Path
+) -> None:
+    _write(daemon.detach())
+    pids = daemon.status()
+    file = state / "clients.json"
+    good = file.read_text()
+    file.unlink()
+    kill(pids["pid"])
+    wait_for_end(pids["supervisor_pid"])
+    assert "clients.json is missing" in daemon.log()
+    assert "giving up" in daemon.log()
+    file.write_text(good)
+    assert _is_there(daemon.detach())
+
+
 def test_a_pool_whose_removal_was_cut_short_goes(daemon: Daemon, state: Path) -> None:
     daemon.options += ["--client", "b:1MiB"]
     _write(daemon.start())

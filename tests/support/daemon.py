@@ -161,8 +161,10 @@ def child_of(parent: int, *, after: int = 0, session_leader: bool = False) -> in
     children = Path(f"/proc/{parent}/task/{parent}/children")
     while time.monotonic() < deadline:
         for child in map(int, children.read_text().split()):
-            if child != after and (not session_leader or os.getsid(child) == child):
-                return child
+            # Short-lived children may be gone before they are looked at.
+            with contextlib.suppress(ProcessLookupError):
+                if child != after and (not session_leader or os.getsid(child) == child):
+                    return child
     raise AssertionError(f"process {parent} forks no child")
 
 
