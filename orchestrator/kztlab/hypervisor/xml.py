@@ -35,6 +35,10 @@ OPEN_SECONDS = 10
 CMDLINE = "console=ttyS0,115200 panic=-1"
 """A panicking guest resets at once, and a reset ends the domain: so a panic is an event."""
 
+TRANSLATION_CACHE_MIB = 128
+"""What TCG may keep of translated code. QEMU's default is a gigabyte, which a guest that starts
+many programs fills: several times the memory of a small guest, on a host that is to be packed."""
+
 _SWAP_SLOT, _NET_SLOT = "0x1d", "0x1e"
 _PCI_BUS = "pci.0"
 
@@ -131,6 +135,9 @@ def _boot(root: ET.Element, domain: Domain) -> None:
     features = ET.SubElement(root, "features")
     ET.SubElement(features, "acpi")
     ET.SubElement(features, "apic")
+    if domain.accelerator == "tcg":
+        tcg = ET.SubElement(features, "tcg")
+        _text(tcg, "tb-cache", str(TRANSLATION_CACHE_MIB), unit="MiB")
 
 
 def _cpu(root: ET.Element, domain: Domain) -> None:

@@ -103,3 +103,11 @@ def test_guest_cannot_reach_the_hosts_network() -> None:
     netdev = qemu_arguments(DOMAIN, 2222)[1]
     assert "restrict=on" in netdev.split(",")
     assert "hostfwd=tcp:127.0.0.1:2222-:22" in netdev.split(",")
+
+
+def test_translated_code_is_bounded_under_tcg_alone() -> None:
+    """QEMU's default cache is several times the memory of a small guest."""
+    cache = tree(DOMAIN).find("features/tcg/tb-cache")
+    assert cache is not None
+    assert (cache.text, cache.attrib["unit"]) == ("128", "MiB")
+    assert tree(replace(DOMAIN, accelerator="kvm")).find("features/tcg") is None
