@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kztlab.cli.output import emit, json_option
 from kztlab.cli.progress import showing
-from kztlab.errors import BadInput
+from kztlab.errors import BadInput, KztlabError
 from kztlab.lab.down import down, everything, release_host
 from kztlab.places import Places
 from kztlab.spec import load
@@ -28,14 +28,24 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("say which labs: their names, or --all", hint="kztlab ls lists them")
     places = Places.default()
     labs = everything(places) if args.all else [_name(lab) for lab in args.labs]
+    ended: list[str] = []
+    failures: list[KztlabError] = []
     with showing(args) as progress:
-        ended = [lab for lab in labs if down(places, lab, progress)]
+        for lab in labs:
+            try:
+                if down(places, lab, progress):
+                    ended.append(lab)
+            except KztlabError as error:
+                progress.done(lab, error.message, ok=False)
+                failures.append(error)
         release_host(places)
     if args.json:
         emit({"down": ended})
-    else:
+    elif not failures:
         for lab in labs:
             print(f"{lab}: down" if lab in ended else f"{lab}: was not up")
+    if failures:
+        raise failures[0]
     return 0
 
 

@@ -151,9 +151,9 @@ class Run:
             failures.append(WorkloadFailed(f"{len(failed)} workload runs failed:\n{told}"))
         if not failures:
             return None
-        worst = max(failures, key=lambda error: error.exit_code)
-        same = [error for error in failures if error.exit_code == worst.exit_code]
-        return type(worst)("\n".join(map(self._told, same)), hint=worst.hint)
+        failures.sort(key=lambda error: -error.exit_code)
+        worst = failures[0]
+        return type(worst)("\n".join(map(self._told, failures)), hint=worst.hint)
 
     def _told(self, error: KztlabError) -> str:
         """Its message, with the consoles' copies that outlive the lab."""

@@ -72,10 +72,13 @@ def up_locked(
     wanted.uri = options.uri or wanted.uri
     with Hypervisor.connect(places, wanted.uri) as hypervisor:
         images = _images(places, wanted, progress)
-        progress.step("accelerator", "choosing")
-        chosen = accelerator(hypervisor, places, next(iter(images.values())), wanted=options.accel)
-        progress.done("accelerator", f"{chosen.kind}: {chosen.reason}")
-        wanted.accel = chosen.kind
+        if wanted.accel is None or options.accel != "auto":
+            progress.step("accelerator", "choosing")
+            chosen = accelerator(
+                hypervisor, places, next(iter(images.values())), wanted=options.accel
+            )
+            progress.done("accelerator", f"{chosen.kind}: {chosen.reason}")
+            wanted.accel = chosen.kind
         wanted.save(places)
         keys = Keys.of(places.lab(cluster.lab) / "keys")
         try:

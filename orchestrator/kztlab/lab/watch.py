@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -46,13 +47,14 @@ class Watch:
 
     def _run(self) -> None:
         while not self._done.wait(INTERVAL):
-            try:
-                self.look()
-            except HostUnable:
-                continue  # libvirt is away for the moment; the guests may well be there
+            self.look()
 
     def look(self) -> None:
-        """Look once."""
+        """Look once. While libvirt is away nothing is seen: the guests may well be there."""
+        with contextlib.suppress(HostUnable):
+            self._look()
+
+    def _look(self) -> None:
         session = self._session
         there = {state.uuid: state for state in session.hypervisor.list(session.record.lab)}
         for member in list(self._members):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -43,10 +44,10 @@ class Client:
 class StoreClient:
     """One connection to one kztmemd. Not for several threads at once: each opens its own."""
 
-    def __init__(self, socket: Path) -> None:
-        self.socket = socket
+    def __init__(self, address: Path) -> None:
+        self.address = address
         self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)),
+            transport=httpx.HTTPTransport(uds=str(address)),
             base_url="http://kztmemd",
             timeout=ANSWER_LIMIT,
         )
@@ -84,12 +85,18 @@ class StoreClient:
             if refused.status != httpx.codes.NOT_FOUND:
                 raise
 
+    def _knock(self) -> None:
+        """Raise `OSError` if nobody listens: httpx would leave the socket of its attempt open."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(bytes(self.address))
+
     def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         try:
+            self._knock()
             answer = self._http.request(method, path, json=body)
-        except httpx.TransportError as error:
+        except (OSError, httpx.TransportError) as error:
             raise StoreUnreachable(
-                f"the store does not answer on {self.socket}: {error}",
+                f"the store does not answer on {self.address}: {error}",
                 hint="is it running? a lab's own store is started by `kztlab up`",
             ) from error
         try:

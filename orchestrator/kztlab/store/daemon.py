@@ -76,7 +76,8 @@ class Daemon:
     def stop(self) -> None:
         """End it if it runs, answering or not; its pages stay in the arena."""
         while processes := self._processes():
-            _end(processes)
+            if _end(processes):
+                raise HostUnable(f"kztmemd does not end: processes {processes}")
 
     def remove(self) -> None:
         """Throw away arena and sockets of a stopped daemon."""
@@ -131,8 +132,11 @@ class Daemon:
         return found
 
 
-def _end(pids: Sequence[int]) -> None:
-    """SIGTERM, and SIGKILL for those that take no notice; by pidfd, so never somebody else."""
+def _end(pids: Sequence[int]) -> bool:
+    """SIGTERM, and SIGKILL for those that take no notice; whether any of them is there even then.
+
+    By pidfd, so that nobody else is met.
+    """
     with ExitStack() as stack:
         descriptors = []
         for pid in pids:
@@ -144,6 +148,7 @@ def _end(pids: Sequence[int]) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(descriptor, number)
             descriptors = _still_there(descriptors, STOP_LIMIT)
+        return bool(descriptors)
 
 
 def _still_there(descriptors: Sequence[int], limit: float) -> list[int]:
