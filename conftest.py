@@ -7,6 +7,7 @@ property test fails because the machine is busy.
 
 import os
 import re
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -22,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "regular expressions of the reasons for which CI accepts a skipped test",
         type="linelist",
     )
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts a background job with SIGINT ignored, which every program
+    # that a test starts and interrupts would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> None:
