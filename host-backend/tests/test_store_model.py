@@ -235,7 +235,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestStore.settings = settings(max_examples=200, stateful_step_count=40)
 
 
 def _fill(pool: Pool, first: int, kind: str) -> int:
