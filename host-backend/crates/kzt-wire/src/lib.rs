@@ -5,3 +5,4 @@
 //! the store. Every byte is taken to be a hostile guest's: the code can refuse, never panic.
 
 pub mod nbd;
+pub mod port;

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+use std::fmt;
+
+/// Bytes of a frame before its payload.
+pub const HEADER_LENGTH: usize = 32;
+/// Longest frame: virtio-console moves no more than that in one write.
+pub const MAX_FRAME: usize = 32 << 10;
+/// Longest payload of a frame.
+pub const MAX_PAYLOAD: usize = MAX_FRAME - HEADER_LENGTH;
+/// The longest frame a peer takes is at least this.
+pub const MIN_FRAME: usize = 4 << 10;
+/// Longest payload of a STATS frame.
+pub const MAX_REPORT: usize = 16 << 10;
+
+/// A frame's first bytes.
+pub(super) const MAGIC: [u8; 4] = *b"KZTP";
+const VERSION: u8 = 1;
+
+pub(super) const HELLO_PAYLOAD: usize = 8;
+pub(super) const WELCOME_PAYLOAD: usize = 16;
+
+/// What a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Agent to host: a session begins.
+    Hello = 1,
+    /// Host to agent: the session of a HELLO has begun.
+    Welcome = 2,
+    /// Bytes of the NBD stream, either way.
+    Data = 3,
+    /// Agent to host, on the control port: a report in JSON.
+    Stats = 4,
+    /// Host to agent: there is no session, say HELLO.
+    Reset = 5,
+}
+
+impl Kind {
+    const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Hello),
+            2 => Some(Self::Welcome),
+            3 => Some(Self::Data),
+            4 => Some(Self::Stats),
+            5 => Some(Self::Reset),
+            _ => None,
+        }
+    }
+
+    /// Whether a payload of `length` bytes can be one of this kind.
+    const fn permits(self, length: usize) -> bool {
+        match self {
+            Self::Hello => length == HELLO_PAYLOAD,
+            Self::Welcome => length == WELCOME_PAYLOAD,
+            Self::Data => length > 0 && length <= MAX_PAYLOAD,
+            Self::Stats => length <= MAX_REPORT,
+            Self::Reset => length == 0,
+        }
+    }
+}
+
+/// A frame's header. The checksum is not among the fields: [`Frame::parse`] has compared it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the frame is for.
+    pub kind: Kind,
+    /// The session it belongs to; 0 for none.
+    pub session: u64,
+    /// DATA and STATS: the number of such frames before it in its direction and session. Else 0.
+    pub sequence: u32,
+    /// Bytes of the payload.
+    pub length: u32,
+}
+
+/// A whole frame whose checksum holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The header.
+    pub header: Header,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// Why bytes are not the frame that has to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// They do not start like a frame: another magic, version or kind, or a field that has to be 0.
+    Head,
+    /// The length is impossible for the frame's kind.
+    Length(u32),
+    /// The checksum does not match.
+    Checksum,
+    /// A frame between this one and the one before it is missing.
+    Sequence {
+        /// The number that had to follow.
+        expected: u32,
+        /// The frame's number.
+        found: u32,
+    },
+    /// A frame of this kind has no place here.
+    Kind(Kind),
+    /// The frame belongs to another session.
+    Session(u64),
+    /// Nothing has arrived for [`STALL`](super::STALL) in the middle of a frame.
+    Stall,
+}
+
+impl Header {
+    /// Reads a header and its checksum; `None` when `input` is too short.
+    pub(super) fn decode(input: &[u8]) -> Result<Option<(Self, u32)>, Damage> {
+        if !MAGIC.iter().zip(input).all(|(wanted, byte)| wanted == byte) {
+            return Err(Damage::Head);
+        }
+        if input.len() < HEADER_LENGTH {
+            return Ok(None);
+        }
+        let [.., version, kind, r0, r1] = field::<8>(input, 0);
+        let reserved = (r0, r1, field(input, 28));
+        if version != VERSION || reserved != (0, 0, [0; 4]) {
+            return Err(Damage::Head);
+        }
+        let kind = Kind::from_number(kind).ok_or(Damage::Head)?;
+        let length = u32::from_le_bytes(field(input, 20));
+        if !kind.permits(length as usize) {
+            return Err(Damage::Length(length));
+        }
+        let header = Self {
+            kind,
+            session: u64::from_le_bytes(field(input, 8)),
+            sequence: u32::from_le_bytes(field(input, 16)),
+            length,
+        };
+        Ok(Some((header, u32::from_le_bytes(field(input, 24)))))
+    }
+
+    /// The header's bytes in front of `payload`, checksum included.
+    pub(super) fn encode(&self, payload: &[u8]) -> [u8; HEADER_LENGTH] {
+        self.with_checksum(self.checksum(payload))
+    }
+
+    fn checksum(&self, payload: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.with_checksum(0)), payload)
+    }
+
+    fn with_checksum(&self, checksum: u32) -> [u8; HEADER_LENGTH] {
+        let [m0, m1, m2, m3] = MAGIC;
+        let start = [m0, m1, m2, m3, VERSION, self.kind as u8, 0, 0];
+        let numbers = u64::from(self.sequence) | u64::from(self.length) << 32;
+        let rest = [self.session, numbers, checksum.into()].map(u64::to_le_bytes);
+        join(start, join::<8, 16, 24>(rest[0], join(rest[1], rest[2])))
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the frame at the front of `input`; `None` when it is not there as a whole.
+    pub(super) fn parse(input: &'a [u8]) -> Result<Option<Self>, Damage> {
+        let Some((header, checksum)) = Header::decode(input)? else {
+            return Ok(None);
+        };
+        let payload = input.get(HEADER_LENGTH..).unwrap_or_default();
+        let Some(payload) = payload.get(..header.length as usize) else {
+            return Ok(None);
+        };
+        if header.checksum(payload) != checksum {
+            return Err(Damage::Checksum);
+        }
+        Ok(Some(Self { header, payload }))
+    }
+
+    /// Bytes of the whole frame.
+    pub(super) const fn size(&self) -> usize {
+        HEADER_LENGTH + self.payload.len()
+    }
+}
+
+/// Payload of a HELLO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Longest frame the agent takes, in bytes: [`MIN_FRAME`] to [`MAX_FRAME`].
+    pub max_frame: usize,
+    /// Nothing is defined yet: 0, and ignored.
+    pub flags: u32,
+}
+
+/// Payload of a WELCOME.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// Longest frame the host takes, in bytes: [`MIN_FRAME`] to [`MAX_FRAME`].
+    pub max_frame: usize,
+    /// Nothing is defined yet: 0, and ignored.
+    pub flags: u32,
+    /// Size of the swap device in bytes.
+    pub swap_bytes: u64,
+}
+
+impl Hello {
+    pub(super) fn encode(self) -> [u8; HELLO_PAYLOAD] {
+        let max_frame = u32::try_from(self.max_frame).unwrap_or(u32::MAX);
+        join(max_frame.to_le_bytes(), self.flags.to_le_bytes())
+    }
+
+    /// A limit that makes no sense is taken as the nearest that does.
+    pub(super) fn decode(payload: &[u8]) -> Self {
+        Self {
+            max_frame: (u32::from_le_bytes(field(payload, 0)) as usize).clamp(MIN_FRAME, MAX_FRAME),
+            flags: u32::from_le_bytes(field(payload, 4)),
+        }
+    }
+}
+
+impl Welcome {
+    pub(super) fn encode(&self) -> [u8; WELCOME_PAYLOAD] {
+        let Self {
+            max_frame, flags, ..
+        } = *self;
+        let limits: [u8; 8] = Hello { max_frame, flags }.encode();
+        join(limits, self.swap_bytes.to_le_bytes())
+    }
+
+    /// As [`Hello::decode`].
+    pub(super) fn decode(payload: &[u8]) -> Self {
+        let Hello { max_frame, flags } = Hello::decode(payload);
+        Self {
+            max_frame,
+            flags,
+            swap_bytes: u64::from_le_bytes(field(payload, 8)),
+        }
+    }
+}
+
+/// A field of bytes whose number was checked before.
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let field = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    field.copied().unwrap_or([0; N])
+}
+
+/// `head` and `tail` in a row.
+pub(super) fn join<const H: usize, const T: usize, const N: usize>(
+    head: [u8; H],
+    tail: [u8; T],
+) -> [u8; N] {
+    const { assert!(N == H + T) };
+    let mut joined = [0; N];
+    let (first, rest) = joined.split_at_mut(H);
+    first.copy_from_slice(&head);
+    rest.copy_from_slice(&tail);
+    joined
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Head => f.write_str("bytes that are no frame"),
+            Self::Length(length) => write!(f, "impossible frame length {length}"),
+            Self::Checksum => f.write_str("a frame's checksum does not match"),
+            Self::Sequence { expected, found } => {
+                write!(f, "frame {found} where {expected} had to follow")
+            }
+            Self::Kind(kind) => write!(f, "a {kind:?} frame out of place"),
+            Self::Session(session) => write!(f, "a frame of another session, {session:#x}"),
+            Self::Stall => f.write_str("nothing more in the middle of a frame"),
+        }
+    }
+}
+
+impl std::error::Error for Damage {}

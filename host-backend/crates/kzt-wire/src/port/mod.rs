@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What travels on a guest's virtio-serial ports: a byte stream cut into frames with a session
+//! number and a checksum, described byte by byte in `docs/protocol.md`.
+//!
+//! The stream has no beginning and no end: QEMU keeps the host's socket open when the agent dies,
+//! and a new agent starts in the middle of whatever the old one was sending. Sessions make the
+//! beginning: the agent draws a random number that is not 0, repeats its HELLO every
+//! [`HELLO_INTERVAL`] until it is welcomed, and both sides then number their DATA frames. Whatever
+//! is not the next frame of the session ends the session, never the connection.
+//!
+//! A receiver is fed from a caller's buffer of at least [`MAX_FRAME`] bytes:
+//!
+//! ```text
+//! loop {
+//!     let step = receiver.next(&buffer[taken..filled]);
+//!     taken += step.taken;
+//!     match step.event { Some(event) => …, None => break }   // None: needs more bytes
+//! }
+//! ```
+//!
+//! When bytes are left over and nothing has arrived for [`STALL`] ([`AGENT_STALL`] for an agent),
+//! its `stalled` is called, once for each such silence.
+
+mod agent;
+mod frame;
+mod host;
+mod reports;
+mod search;
+mod sender;
+
+pub use agent::{AgentEvent, AgentReceiver};
+pub use frame::{Damage, Frame, Header, Hello, Kind, Welcome};
+pub use frame::{HEADER_LENGTH, MAX_FRAME, MAX_PAYLOAD, MAX_REPORT, MIN_FRAME};
+pub use host::{HostEvent, HostReceiver};
+pub use reports::ReportReceiver;
+pub use sender::{HELLO_LENGTH, Sender, WELCOME_LENGTH, hello, reset, welcome};
+
+use std::time::Duration;
+
+/// How often an agent that was not welcomed yet repeats its HELLO.
+pub const HELLO_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A frame that stays incomplete for so long without a further byte may have lost its sender.
+/// Shorter than [`HELLO_INTERVAL`], so that a new agent's HELLOs leave such a silence.
+pub const STALL: Duration = Duration::from_millis(100);
+
+/// The same on the agent's side, where it costs a session: longer than a busy host is silent in the
+/// middle of a frame.
+pub const AGENT_STALL: Duration = Duration::from_secs(2);
+
+/// What a receiver made of its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step<E> {
+    /// Bytes that are done with, off the input's front.
+    pub taken: usize,
+    /// What they said; `None` when more input is needed.
+    pub event: Option<E>,
+}
+
+/// What a receiver has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sessions begun.
+    pub sessions: u64,
+    /// Frames of the session, or reports, that were passed on.
+    pub frames: u64,
+    /// Whole frames that belonged to another session.
+    pub ignored: u64,
+    /// Frames that ended a session because they were not what had to follow.
+    pub damaged: u64,
+    /// Bytes passed over in search of a beginning.
+    pub skipped: u64,
+}
