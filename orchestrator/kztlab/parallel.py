@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 T = TypeVar("T")
 
-GRACE = 3.0
-"""Seconds that interrupted threads get to come to an end."""
+GRACE = 10.0
+"""Seconds that interrupted threads get at most: ending a command in a busy guest takes a while."""
 
 
 class _Task(threading.Thread, Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         super().__init__(daemon=True)
         self._work = work
+        self.ended = threading.Event()
+        """To wait for instead of `join`: in Python 3.11, a join that Ctrl-C interrupts takes a
+        running thread for ended."""
         self.result: T | KztlabError | None = None
         self.bug: Exception | None = None
 
@@ -38,6 +41,8 @@ class _Task(threading.Thread, Generic[T]):
             self.result = error
         except Exception as error:  # noqa: BLE001  -- raised again by `in_parallel`
             self.bug = error
+        finally:
+            self.ended.set()
 
 
 def in_parallel(
@@ -53,13 +58,13 @@ def in_parallel(
         for task in tasks.values():
             task.start()
         for task in tasks.values():
-            task.join()
+            task.ended.wait()
     except BaseException:
         stop.set()
         deadline = time.monotonic() + GRACE
         for task in tasks.values():
-            if task.is_alive():
-                task.join(max(0.0, deadline - time.monotonic()))
+            if task.ident is not None:
+                task.ended.wait(max(0.0, deadline - time.monotonic()))
         raise
     results: dict[K, T | KztlabError] = {}
     for key, task in tasks.items():
