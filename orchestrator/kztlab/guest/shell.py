@@ -261,18 +261,20 @@ class _Remote:
 
     def read(self, deadline: float | None) -> bytes:
         """Some output, empty at its end."""
+        return self._first(deadline) or self._receive(deadline)
+
+    def _first(self, deadline: float | None) -> bytes:
+        """Learn the process group if it is not known yet; what came behind it, if anything did."""
         while self._group is None:
             more = self._receive(deadline)
             head, found, rest = (self._early + more).partition(b"\n")
             if found and head.isdigit() and len(head) <= _PID_DIGITS:
                 self._group = int(head)
-                if rest:
-                    return rest
-            elif not more or len(head) > _CHUNK:
+                return rest
+            if not more or len(head) > _CHUNK:
                 return head + rest  # no POSIX shell there: let its words be seen
-            else:
-                self._early = head
-        return self._receive(deadline)
+            self._early = head
+        return b""
 
     def collect_stderr(self, into: bytearray) -> None:
         """Read standard error to its end."""
@@ -312,7 +314,7 @@ class _Remote:
         self._waiting = lambda: None  # whoever gave up has been heard
         if self._group is None:  # too crowded a guest to have said even that
             with contextlib.suppress(KztlabError):
-                self.read(time.monotonic() + _KILL_SECONDS)
+                self._first(time.monotonic() + _KILL_SECONDS)
         if self._group is None or not self._transport.is_active():
             return
         group = f"-{self._group}"
