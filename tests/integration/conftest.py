@@ -71,17 +71,22 @@ class Kztlab:
     def labs(self) -> list[str]:
         return [lab["lab"] for lab in self.json("ls")["labs"]]
 
-    def leftovers(self) -> list[str]:
-        """Processes, sockets, arenas and labs of this kztlab."""
+    def processes(self) -> list[str]:
+        """The command lines of this kztlab's processes: commands, guests, stores, libvirtd."""
         marks = [str(self.places.state).encode(), str(self.places.runtime).encode()]
-        left = []
+        found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 words = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
             except OSError:
                 continue
             if int(path.name) != os.getpid() and any(mark in words for mark in marks):
-                left.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Processes, sockets, arenas and labs of this kztlab."""
+        left = self.processes()
         for folder in (self.places.labs, self.places.runtime):
             left += map(str, folder.rglob("*"))
         return left
