@@ -88,12 +88,33 @@ class PoolStats(TypedDict):
     counters: Counters
 
 @type_check_only
+class RelayCounters(TypedDict):
+    """What came in on a client's relay ports since it is served."""
+
+    sessions: int
+    frames: int
+    ignored_frames: int
+    damaged_frames: int
+    skipped_bytes: int
+
+@type_check_only
+class Report(TypedDict):
+    """What a guest's agent said last: up to 16 KiB of anything."""
+
+    age_seconds: float
+    session: int
+    sequence: int
+    content: bytes
+
+@type_check_only
 class ClientStats(PoolStats):
     """A served client's figures."""
 
     swap_bytes: int
     connections: int
     latency: Latencies
+    relay_counters: RelayCounters
+    report: Report | None
 
 class StoreError(Exception):
     """The page store can't do what was asked."""
@@ -138,8 +159,19 @@ class Server:
 
     @property
     def recovery(self) -> Recovery: ...
-    def add_client(self, name: str, swap: int, nbd: str | PathLike[str]) -> None:
-        """Serve the client's swap device of `swap` bytes on the new socket `nbd`, at once.
+    def add_client(
+        self,
+        name: str,
+        swap: int,
+        *,
+        nbd: str | PathLike[str],
+        relay: str | PathLike[str],
+        ctl: str | PathLike[str],
+    ) -> None:
+        """Serve the client's swap device of `swap` bytes on new sockets, at once.
+
+        `nbd` speaks NBD, `relay` the same in the frames of a virtio-serial port; `ctl` takes the
+        reports of the guest's agent.
 
         Raises `ClientExistsError`, `SocketError`, or `StoreError` for a bad name or size.
         """

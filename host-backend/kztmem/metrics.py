@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from kztmem.schemas import Arena, Client, Counters, Recovery
+from kztmem.schemas import Arena, Client, Counters, Recovery, RelayCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,11 +68,8 @@ def _clients(clients: list[dict[str, Any]]) -> Iterator[Metric]:
         for client in clients:
             gauge.add_metric([client["name"]], client[name])
         yield gauge
-    for name, text in _figures(Counters):
-        counter = CounterMetricFamily(f"kztmem_{name}", text, labels=["client"])
-        for client in clients:
-            counter.add_metric([client["name"]], client["counters"][name])
-        yield counter
+    yield from _counters("kztmem", Counters, "counters", clients)
+    yield from _counters("kztmem_relay", RelayCounters, "relay_counters", clients)
     latency = Metric(
         "kztmem_latency_seconds", "Time from a request's arrival to its answer.", "summary"
     )
@@ -84,3 +81,14 @@ def _clients(clients: list[dict[str, Any]]) -> Iterator[Metric]:
                 latency.add_sample(latency.name, {**labels, "quantile": quantile}, seconds)
             latency.add_sample(f"{latency.name}_count", labels, figures["count"])
     yield latency
+
+
+def _counters(
+    prefix: str, model: type[BaseModel], key: str, clients: list[dict[str, Any]]
+) -> Iterator[Metric]:
+    """A counter for each figure of the model that clients have under a key."""
+    for name, text in _figures(model):
+        counter = CounterMetricFamily(f"{prefix}_{name}", text, labels=["client"])
+        for client in clients:
+            counter.add_metric([client["name"]], client[key][name])
+        yield counter

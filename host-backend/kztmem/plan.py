@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kztmem import host
+from kztmem.clientsockets import ClientSockets
 from kztmem.errors import BadInput, HostUnable
 from kztmem.privileges import User
-from kztmem.registry import nbd_path, other_size
-from kztmem.settings import DEFAULT_CODEC, check_socket_path
+from kztmem.registry import other_size
+from kztmem.settings import DEFAULT_CODEC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ def _settle_clients(settings: Settings, state: StateDir, *, pages_expected: bool
         )
     clients = _merge(remembered or {}, settings.clients)
     for name in clients:
-        check_socket_path(nbd_path(settings.sockets, name), key=f"client {name}")
+        ClientSockets.of(settings.sockets, name).check(key=f"client {name}")
     if clients != remembered:
         state.write_clients(clients)
 

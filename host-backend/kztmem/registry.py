@@ -13,8 +13,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from kztmem._core import StoreError
+from kztmem.clientsockets import ClientSockets
 from kztmem.errors import Conflict, HostUnable, NotFound
-from kztmem.settings import check_socket_path
 from kztmem.units import format_size
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ class Registry:
         except KeyError:
             raise NotFound(f"there is no client {name!r}", key="name") from None
 
-    def nbd(self, name: str) -> Path:
-        """Path of a client's NBD socket."""
-        return nbd_path(self._sockets, name)
+    def sockets(self, name: str) -> ClientSockets:
+        """Where a client's sockets are."""
+        return ClientSockets.of(self._sockets, name)
 
     def add(self, name: str, swap: int) -> bool:
         """Makes a client that serves and lasts; False if it is there already.
@@ -105,23 +105,18 @@ class Registry:
             _log.info("client %s: removed", name)
 
     def _open(self, name: str, swap: int) -> None:
-        nbd = check_socket_path(self.nbd(name), key=name)
+        paths = self.sockets(name).check(key=name)
         try:
-            nbd.parent.parent.mkdir(mode=0o700, exist_ok=True)
-            nbd.parent.mkdir(mode=0o700, exist_ok=True)
-            self._server.add_client(name, swap, nbd)
+            paths.folder.parent.mkdir(mode=0o700, exist_ok=True)
+            paths.folder.mkdir(mode=0o700, exist_ok=True)
+            self._server.add_client(name, swap, nbd=paths.nbd, relay=paths.relay, ctl=paths.ctl)
         except (OSError, StoreError) as error:
             raise HostUnable(f"cannot serve it: {error}", key=name) from error
 
     def _close(self, name: str) -> None:
         self._server.remove_client(name)
         with contextlib.suppress(OSError):
-            self.nbd(name).parent.rmdir()
-
-
-def nbd_path(sockets: Path, client: str) -> Path:
-    """Path of a client's NBD socket below the directory of all sockets."""
-    return sockets / "clients" / client / "nbd.sock"
+            self.sockets(name).folder.rmdir()
 
 
 def other_size(name: str, known: int, swap: int) -> Conflict:

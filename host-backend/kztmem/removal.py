@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kztmem import host
+from kztmem.clientsockets import ClientSockets
 from kztmem.errors import BadInput, HostUnable
 from kztmem.privileges import User, become
 from kztmem.statedir import StateDir
@@ -42,7 +43,8 @@ def _remove_sockets(folder: Path) -> None:
     if not clients.is_dir():
         return
     for client in clients.iterdir():
-        _unlink(client / "nbd.sock")
+        for socket in ClientSockets(client):
+            _unlink(socket)
         _rmdir(client)
     _rmdir(clients)
 

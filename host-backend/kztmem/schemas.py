@@ -63,13 +63,32 @@ class Latencies(_Answer):
     flush: Latency
 
 
+class RelayCounters(_Answer):
+    """What came in on relay ports since the daemon started."""
+
+    sessions: int = Field(description="Sessions that agents began.")
+    frames: int = Field(description="Frames that carried bytes of a session.")
+    ignored_frames: int = Field(description="Frames of sessions that were over.")
+    damaged_frames: int = Field(description="Frames that ended a session: not what had to follow.")
+    skipped_bytes: int = Field(description="Bytes passed over in search of a session's beginning.")
+
+
+class Guest(_Answer):
+    """What the guest's agent said last. Nothing in it has been checked."""
+
+    age_seconds: float = Field(description="Time since it said so.")
+    stats: dict[str, Any] = Field(description="As the agent sent it.")
+
+
 class Client(_Answer):
     """A client as it is now."""
 
     name: str
     swap_bytes: int = Field(description="Size of its swap device.")
     nbd: str = Field(description="Path of its NBD socket; exports `` and `swap`.")
-    connections: int = Field(description="Open NBD connections.")
+    relay: str = Field(description="Path of the socket of the relay port to the same device.")
+    ctl: str = Field(description="Path of the socket of the port for the agent's reports.")
+    connections: int = Field(description="Open connections to the device.")
     stored_pages: int = Field(description="Pages held.")
     stored_bytes: int = Field(description="Compressed, with the headers of the blocks.")
     index_bytes: int = Field(description="Of its index.")
@@ -77,6 +96,8 @@ class Client(_Answer):
     raw_pages: int = Field(description="Of the stored: did not shrink, kept as they are.")
     counters: Counters
     latency: Latencies
+    relay_counters: RelayCounters
+    guest: Guest | None = Field(description="None: no agent has reported yet.")
 
 
 class Clients(_Answer):

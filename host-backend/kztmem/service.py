@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kztmem import host
 from kztmem._core import ArenaFormatError, ArenaSpaceError, Server, StoreError
 from kztmem.errors import HostUnable
+from kztmem.guest import guest
 from kztmem.privileges import User
 from kztmem.registry import Registry
 from kztmem.statedir import Record
@@ -118,11 +119,14 @@ class Service:
 
     def client(self, name: str) -> dict[str, Any]:
         """The body of `GET /v1/clients/NAME`; raises `NotFound`."""
+        swap = self.registry.swap(name)
+        stats = self._server.client(name)
         return {
             "name": name,
-            "swap_bytes": self.registry.swap(name),
-            "nbd": str(self.registry.nbd(name)),
-            **self._server.client(name),
+            "swap_bytes": swap,
+            **self.registry.sockets(name).to_json(),
+            **{key: value for key, value in stats.items() if key != "report"},
+            "guest": guest(stats["report"]),
         }
 
     def shutdown(self, grace: float) -> None:

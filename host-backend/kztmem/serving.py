@@ -92,5 +92,5 @@ def _line(plan: Plan, service: Service) -> dict[str, Any]:
         "ready": True,
         "api": str(api_path(plan.sockets)),
         "pid": os.getpid(),
-        "clients": {name: {"nbd": str(registry.nbd(name))} for name in registry.names()},
+        "clients": {name: registry.sockets(name).to_json() for name in registry.names()},
     }

@@ -120,20 +120,22 @@ def test_bad_arguments_are_value_errors(arena: Path) -> None:
 
 def test_a_servers_clients(arena: Path) -> None:
     server = _core.Server(arena=arena, memory=MEMORY, codec="lzo")
-    socket = arena.with_name("a.sock")
-    server.add_client("a", 1 << 20, socket)
+    sockets = {name: arena.with_name(f"{name}.sock") for name in ("nbd", "relay", "ctl")}
+    server.add_client("a", 1 << 20, **sockets)
     with pytest.raises(_core.ClientExistsError):
-        server.add_client("a", 1 << 20, socket)
+        server.add_client("a", 1 << 20, **sockets)
     with pytest.raises(_core.SocketError, match="in use"):
-        server.add_client("b", 1 << 20, socket)
+        server.add_client("b", 1 << 20, **sockets)
     with pytest.raises(_core.NoClientError):
         server.client("b")
     assert server.clients() == server.pools() == ["a"]
     figures = server.client("a")
     assert (figures["swap_bytes"], figures["connections"]) == (1 << 20, 0)
     assert figures["latency"]["get"] == {"count": 0, "p50_us": 0, "p99_us": 0, "p999_us": 0}
+    assert set(figures["relay_counters"].values()) == {0}
+    assert figures["report"] is None
     with pytest.raises(ValueError, match="grace"):
         server.shutdown(-1.0)
     server.shutdown(0.5)
-    assert not socket.exists()
+    assert not any(socket.exists() for socket in sockets.values())
     assert server.clients() == []

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The core's figures as dictionaries, under the names the HTTP API gives them.
 
-use kzt_serve::{ClientStats, Latency};
+use kzt_serve::{ClientStats, Latency, PortCounters, Report};
 use kzt_store::{Origin, PoolStats, Recovery, Usage};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 pub(crate) fn recovery<'py>(py: Python<'py>, recovery: &Recovery) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
@@ -43,6 +43,28 @@ pub(crate) fn client<'py>(py: Python<'py>, stats: &ClientStats) -> PyResult<Boun
     latencies.set_item("get", latency(py, &stats.get)?)?;
     latencies.set_item("flush", latency(py, &stats.flush)?)?;
     dict.set_item("latency", latencies)?;
+    dict.set_item("relay_counters", port(py, &stats.port)?)?;
+    let last = stats.report.as_ref();
+    dict.set_item("report", last.map(|last| report(py, last)).transpose()?)?;
+    Ok(dict)
+}
+
+fn port<'py>(py: Python<'py>, counters: &PortCounters) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("sessions", counters.sessions)?;
+    dict.set_item("frames", counters.frames)?;
+    dict.set_item("ignored_frames", counters.ignored)?;
+    dict.set_item("damaged_frames", counters.damaged)?;
+    dict.set_item("skipped_bytes", counters.skipped)?;
+    Ok(dict)
+}
+
+fn report<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("age_seconds", report.received.elapsed().as_secs_f64())?;
+    dict.set_item("session", report.session)?;
+    dict.set_item("sequence", report.sequence)?;
+    dict.set_item("content", PyBytes::new(py, &report.content))?;
     Ok(dict)
 }
 

@@ -2,6 +2,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kzt_serve::Sockets;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -33,12 +34,26 @@ impl Server {
         self.recovery.clone_ref(py)
     }
 
+    #[pyo3(signature = (name, swap, *, nbd, relay, ctl))]
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a path comes out of Python owned"
     )]
-    fn add_client(&self, py: Python<'_>, name: &str, swap: u64, nbd: PathBuf) -> PyResult<()> {
-        py.detach(|| self.server.add_client(name, swap, &nbd))
+    fn add_client(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        swap: u64,
+        nbd: PathBuf,
+        relay: PathBuf,
+        ctl: PathBuf,
+    ) -> PyResult<()> {
+        let sockets = Sockets {
+            nbd: &nbd,
+            relay: &relay,
+            ctl: &ctl,
+        };
+        py.detach(|| self.server.add_client(name, swap, sockets))
             .map_err(|error| errors::serve(&error))
     }
 

@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 
 use kzt_store::{Pool, PoolStats};
 
+use kzt_wire::port::Counters;
+
 use crate::connection::Peer;
+use crate::control::Report;
 use crate::histogram::{Histogram, Latency};
 use crate::logging::ClientLog;
+use crate::port::PortCounters;
 
-/// Connections a client may have at once, those still in negotiation included.
+/// Connections of a kind a client may have at once, those still in negotiation included.
 const MAX_CONNECTIONS: usize = 16;
 
 /// What a client's threads share.
@@ -17,7 +21,9 @@ pub(crate) struct Client {
     pub(crate) size: u64,
     pub(crate) pool: Arc<Pool>,
     pub(crate) latency: Histograms,
+    pub(crate) port: PortCounters,
     pub(crate) log: ClientLog,
+    report: Mutex<Option<Report>>,
     connections: Mutex<Connections>,
     /// Signalled when a connection has left or was told to.
     changed: Condvar,
@@ -36,7 +42,7 @@ pub(crate) struct Histograms {
 pub struct ClientStats {
     /// Size of the swap device in bytes.
     pub swap_bytes: u64,
-    /// Connections at the moment, those in negotiation included.
+    /// Connections for pages at the moment, those in negotiation included.
     pub connections: usize,
     /// What the pool holds and has done.
     pub pool: PoolStats,
@@ -46,10 +52,23 @@ pub struct ClientStats {
     pub get: Latency,
     /// Service times of requests that drop pages.
     pub flush: Latency,
+    /// What its relay ports have seen.
+    pub port: Counters,
+    /// The last report of its guest's agent.
+    pub report: Option<Report>,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It carries pages.
+    Pages,
+    /// It carries reports of the guest.
+    Reports,
 }
 
 struct Connections {
-    live: BTreeMap<u64, Arc<Peer>>,
+    live: BTreeMap<u64, (Purpose, Arc<Peer>)>,
     next: u64,
     closed: bool,
 }
@@ -69,7 +88,9 @@ impl Client {
             size,
             pool,
             latency: Histograms::default(),
+            port: PortCounters::default(),
             log: ClientLog::new(name),
+            report: Mutex::default(),
             connections: Mutex::new(Connections {
                 live,
                 next: 0,
@@ -82,24 +103,31 @@ impl Client {
     pub(crate) fn stats(&self) -> ClientStats {
         ClientStats {
             swap_bytes: self.size,
-            connections: self.lock().live.len(),
+            connections: self.lock().number_of(Purpose::Pages),
             pool: self.pool.stats(),
             put: self.latency.put.latency(),
             get: self.latency.get.latency(),
             flush: self.latency.flush.latency(),
+            port: self.port.get(),
+            report: self.lock_report().clone(),
         }
     }
 
+    pub(crate) fn set_report(&self, report: Report) {
+        *self.lock_report() = Some(report);
+    }
+
     /// Takes a new connection in; `None` when the client is being closed or has too many.
-    pub(crate) fn admit(&self, peer: Peer) -> Option<Membership<'_>> {
+    pub(crate) fn admit(&self, purpose: Purpose, peer: Peer) -> Option<Membership<'_>> {
         let mut connections = self.lock();
-        if connections.closed || connections.live.len() == MAX_CONNECTIONS {
+        if connections.closed || connections.number_of(purpose) == MAX_CONNECTIONS {
             return None;
         }
         let peer = Arc::new(peer);
         let number = connections.next;
         connections.next += 1;
-        connections.live.insert(number, Arc::clone(&peer));
+        let entry = (purpose, Arc::clone(&peer));
+        connections.live.insert(number, entry);
         Some(Membership {
             client: self,
             number,
@@ -113,13 +141,13 @@ impl Client {
         let start = Instant::now();
         let mut connections = self.lock();
         connections.closed = true;
-        for peer in connections.live.values() {
+        for (_, peer) in connections.live.values() {
             peer.drain();
         }
         while !connections.live.is_empty() {
             let left = grace.saturating_sub(start.elapsed());
             if left.is_zero() {
-                for peer in connections.live.values() {
+                for (_, peer) in connections.live.values() {
                     peer.abandon();
                 }
                 self.changed.notify_all();
@@ -142,10 +170,21 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_report(&self) -> MutexGuard<'_, Option<Report>> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wait<'a>(&self, guard: MutexGuard<'a, Connections>) -> MutexGuard<'a, Connections> {
         self.changed
             .wait(guard)
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connections {
+    fn number_of(&self, purpose: Purpose) -> usize {
+        let kinds = self.live.values().map(|(kind, _)| *kind);
+        kinds.filter(|kind| *kind == purpose).count()
     }
 }
 
@@ -167,8 +206,8 @@ impl<'a> Membership<'a> {
         let stale: Vec<u64> = connections
             .live
             .iter()
-            .filter(|(number, peer)| **number != self.number && peer.hung_up())
-            .map(|(number, peer)| {
+            .filter(|(number, (_, peer))| **number != self.number && peer.hung_up())
+            .map(|(number, (_, peer))| {
                 peer.abandon();
                 *number
             })

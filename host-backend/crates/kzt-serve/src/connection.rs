@@ -7,9 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kzt_wire::nbd::Violation;
+use kzt_wire::port::Damage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use crate::channel::{Channel, Stream};
 use crate::client::Membership;
 
 /// Looks for bytes before a thread goes to sleep.
@@ -67,6 +69,10 @@ pub(crate) enum End {
     Timeout,
     /// The connection was fenced off or cut off.
     Abandoned,
+    /// The agent on a port has begun another session.
+    NewSession,
+    /// What arrived on a port was not what had to follow in its session.
+    Lost(Damage),
     /// A page could not be read after its reply had begun.
     DamagedPage,
     /// The socket failed.
@@ -86,14 +92,7 @@ impl Peer {
         let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
         let mut ask = [PollFd::new(&self.socket, gone)];
         // A failing poll tells nothing; then the connection is not trusted to be alive.
-        poll(
-            &mut ask,
-            Some(&Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            }),
-        )
-        .is_err()
+        poll(&mut ask, Some(&Timespec::default())).is_err()
             || ask.iter().any(|asked| asked.revents().intersects(gone))
     }
 
@@ -114,10 +113,16 @@ impl Peer {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    /// Waits for bytes; 0 at the stream's end.
-    pub(crate) fn receive(&self, buffer: &mut [u8], patience: &mut Patience) -> Result<usize, End> {
+    /// Waits for bytes; 0 at the stream's end, [`End::Timeout`] at the deadline.
+    pub(crate) fn receive(
+        &self,
+        buffer: &mut [u8],
+        deadline: Option<Instant>,
+        patience: &mut Patience,
+    ) -> Result<usize, End> {
         loop {
-            let flags = if patience.look() {
+            let looking = patience.look();
+            let flags = if looking || deadline.is_some() {
                 RecvFlags::DONTWAIT
             } else {
                 RecvFlags::empty()
@@ -127,38 +132,52 @@ impl Peer {
                     patience.renew();
                     return Ok(length);
                 }
-                Err(rustix::io::Errno::AGAIN) if flags == RecvFlags::DONTWAIT => patience.wait(),
-                Err(rustix::io::Errno::AGAIN) => return Err(End::Timeout),
+                Err(rustix::io::Errno::AGAIN) if looking => patience.wait(),
+                Err(rustix::io::Errno::AGAIN) => self.wait_for(PollFlags::IN, deadline)?,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(End::Io(error.into())),
             }
         }
     }
 
-    /// Sends all of `bytes`.
-    pub(crate) fn send(&self, mut bytes: &[u8]) -> Result<(), End> {
+    /// Sends all of `bytes`, or fails with [`End::Timeout`] at the deadline.
+    pub(crate) fn send(&self, mut bytes: &[u8], deadline: Option<Instant>) -> Result<(), End> {
+        let flags = match deadline {
+            Some(_) => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            None => SendFlags::NOSIGNAL,
+        };
         while !bytes.is_empty() {
-            match rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+            match rustix::net::send(&self.socket, bytes, flags) {
                 Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+                Err(rustix::io::Errno::AGAIN) => self.wait_for(PollFlags::OUT, deadline)?,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return Err(End::Timeout),
                 Err(error) => return Err(End::Io(error.into())),
             }
         }
         Ok(())
     }
 
-    /// Bounds the time a `receive` or a `send` may take; they fail with [`End::Timeout`] then.
-    pub(crate) fn set_timeout(&self, timeout: Option<Duration>) -> Result<(), End> {
-        self.socket.set_read_timeout(timeout).map_err(End::Io)?;
-        self.socket.set_write_timeout(timeout).map_err(End::Io)
+    /// Waits until the socket is ready; it may turn out not to be.
+    fn wait_for(&self, what: PollFlags, deadline: Option<Instant>) -> Result<(), End> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::new(&self.socket, what)], timeout.as_ref()) {
+            Ok(0) => Err(End::Timeout),
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(End::Io(error.into())),
+        }
     }
 }
 
 /// Serves one connection from its greeting to its end.
 pub(crate) fn serve(membership: &Membership<'_>) -> Result<(), End> {
-    match crate::negotiation::negotiate(membership)? {
-        Some(negotiated) => crate::transmission::transmit(membership, negotiated),
+    nbd(membership, &mut Stream::new(&membership.peer))
+}
+
+/// Serves one NBD stream from its greeting to its end.
+pub(crate) fn nbd(membership: &Membership<'_>, channel: &mut impl Channel) -> Result<(), End> {
+    match crate::negotiation::negotiate(membership, channel)? {
+        Some(negotiated) => crate::transmission::transmit(membership, channel, negotiated),
         None => Ok(()),
     }
 }
@@ -176,6 +195,8 @@ impl fmt::Display for End {
             Self::Truncated => f.write_str("the peer hung up in the middle of a message"),
             Self::Timeout => f.write_str("negotiation took too long"),
             Self::Abandoned => f.write_str("cut off"),
+            Self::NewSession => f.write_str("another session begins"),
+            Self::Lost(damage) => damage.fmt(f),
             Self::DamagedPage => f.write_str("a stored page is damaged"),
             Self::Io(error) => error.fmt(f),
         }

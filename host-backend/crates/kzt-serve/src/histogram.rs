@@ -37,10 +37,11 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    pub(crate) fn record(&self, duration: Duration) {
+    /// Records `count` durations that are the same.
+    pub(crate) fn record(&self, duration: Duration, count: u64) {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         if let Some(bucket) = self.buckets.get(bucket_of(nanoseconds)) {
-            bucket.fetch_add(1, Ordering::Relaxed);
+            bucket.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn the_longest_duration_is_counted() {
         let histogram = Histogram::default();
-        histogram.record(Duration::MAX);
+        histogram.record(Duration::MAX, 1);
         assert_eq!(histogram.latency().count, 1);
     }
 
@@ -120,7 +121,7 @@ mod tests {
         let histogram = Histogram::default();
         assert_eq!(histogram.latency(), Latency::default());
         for nanoseconds in 1..=1000 {
-            histogram.record(Duration::from_nanos(nanoseconds * 1000));
+            histogram.record(Duration::from_nanos(nanoseconds * 1000), 1);
         }
         let latency = histogram.latency();
         assert_eq!(latency.count, 1000);

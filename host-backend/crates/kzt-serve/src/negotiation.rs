@@ -3,8 +3,9 @@ use std::time::{Duration, Instant};
 
 use kzt_wire::nbd::{Handshake, MAX_OPTION_LENGTH, Progress, Session};
 
+use crate::channel::Channel;
 use crate::client::Membership;
-use crate::connection::{End, Patience};
+use crate::connection::End;
 
 /// How long a negotiation may take in all: half-open connections don't pile up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,24 +18,25 @@ pub(crate) struct Negotiated {
 }
 
 /// Negotiates and fences. `None` when the client ended it.
-pub(crate) fn negotiate(membership: &Membership<'_>) -> Result<Option<Negotiated>, End> {
-    let peer = &membership.peer;
+pub(crate) fn negotiate(
+    membership: &Membership<'_>,
+    channel: &mut impl Channel,
+) -> Result<Option<Negotiated>, End> {
     let deadline = Instant::now() + PATIENCE;
     let mut out = Vec::new();
     let mut handshake = Handshake::begin(membership.client().size, &mut out);
     // Holds the longest option, so that a full buffer always makes progress.
     let mut input = vec![0; MAX_OPTION_LENGTH as usize + 64];
-    let mut patience = Patience::default();
     let mut filled = 0;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        // A peer that keeps sending never has to be waited for.
+        if Instant::now() >= deadline {
             return Err(End::Timeout);
         }
-        peer.set_timeout(Some(left))?;
-        peer.send(&out)?;
+        channel.send(&out, Some(deadline))?;
         out.clear();
-        let received = peer.receive(input.get_mut(filled..).unwrap_or_default(), &mut patience)?;
+        let room = input.get_mut(filled..).unwrap_or_default();
+        let received = channel.receive(room, Some(deadline))?;
         if received == 0 {
             return if filled == 0 {
                 Ok(None)
@@ -53,8 +55,7 @@ pub(crate) fn negotiate(membership: &Membership<'_>) -> Result<Option<Negotiated
                 if !membership.fence() {
                     return Err(End::Abandoned);
                 }
-                peer.send(&out)?;
-                peer.set_timeout(None)?;
+                channel.send(&out, Some(deadline))?;
                 input.truncate(filled);
                 return Ok(Some(Negotiated {
                     session,
@@ -63,7 +64,7 @@ pub(crate) fn negotiate(membership: &Membership<'_>) -> Result<Option<Negotiated
             }
             Progress::Aborted => {
                 // The client need not wait for the reply.
-                let _ = peer.send(&out);
+                let _ = channel.send(&out, Some(deadline));
                 return Ok(None);
             }
         }

@@ -11,9 +11,10 @@ use std::time::Duration;
 use kzt_store::{Config, OpenError, PAGE_SIZE, Recovery, Store, Usage};
 
 use crate::ServeError;
-use crate::client::{Client, ClientStats};
-use crate::connection::{self, Peer};
+use crate::client::{Client, ClientStats, Membership, Purpose};
+use crate::connection::{self, End, Peer};
 use crate::listener::Listener;
+use crate::{control, relay};
 
 /// Pauses between two rounds of the store's upkeep: after one that found work, and else.
 const UPKEEP_BUSY: Duration = Duration::from_millis(5);
@@ -25,6 +26,17 @@ const STACK: usize = 256 << 10;
 
 /// What a server is made of.
 pub type ServerConfig = Config;
+
+/// Where a client's sockets are to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Sockets<'a> {
+    /// Its swap device as an NBD server.
+    pub nbd: &'a Path,
+    /// The same device for an agent in the guest: NBD in the frames of a virtio-serial port.
+    pub relay: &'a Path,
+    /// The agent's reports, on another such port.
+    pub ctl: &'a Path,
+}
 
 /// A store with its clients' sockets.
 ///
@@ -41,13 +53,42 @@ struct Services {
     by_name: BTreeMap<String, Service>,
 }
 
-/// One client's listener and threads.
+/// One client's sockets and threads.
 struct Service {
     client: Arc<Client>,
+    doors: Vec<Door>,
+}
+
+/// A socket and the thread that listens on it.
+struct Door {
     listener: Arc<Listener>,
-    /// Ends after the last of the client's connections.
+    /// Ends after the last of the socket's connections.
     thread: JoinHandle<()>,
 }
+
+/// What comes in on a socket, and who serves it.
+#[derive(Clone, Copy)]
+struct Trade {
+    name: &'static str,
+    purpose: Purpose,
+    serve: fn(&Membership<'_>) -> Result<(), End>,
+}
+
+const NBD: Trade = Trade {
+    name: "nbd",
+    purpose: Purpose::Pages,
+    serve: connection::serve,
+};
+const RELAY: Trade = Trade {
+    name: "relay",
+    purpose: Purpose::Pages,
+    serve: relay::serve,
+};
+const CONTROL: Trade = Trade {
+    name: "ctl",
+    purpose: Purpose::Reports,
+    serve: control::serve,
+};
 
 impl Server {
     /// Opens the store: creates its arena or recovers what it holds.
@@ -55,6 +96,9 @@ impl Server {
     /// # Errors
     /// [`OpenError`] when the arena can't be used.
     pub fn open(config: &ServerConfig) -> Result<(Self, Recovery), OpenError> {
+        if cfg!(feature = "no-session-check") {
+            log::warn!("this build does not keep a relay's sessions apart: good for one test only");
+        }
         let (store, recovery) = Store::open(config)?;
         let store = Arc::new(store);
         let housekeeper =
@@ -70,12 +114,17 @@ impl Server {
         Ok((Self { store, services }, recovery))
     }
 
-    /// Serves `name`'s swap device of `swap_bytes` bytes on a new socket. The pages its pool holds
+    /// Serves `name`'s swap device of `swap_bytes` bytes on new sockets. The pages its pool holds
     /// already are the device's contents.
     ///
     /// # Errors
     /// [`ServeError`]; nothing has changed then, save that a pool may have been made.
-    pub fn add_client(&self, name: &str, swap_bytes: u64, socket: &Path) -> Result<(), ServeError> {
+    pub fn add_client(
+        &self,
+        name: &str,
+        swap_bytes: u64,
+        sockets: Sockets<'_>,
+    ) -> Result<(), ServeError> {
         let pages = swap_bytes / PAGE_SIZE as u64;
         if swap_bytes % PAGE_SIZE as u64 != 0 || pages == 0 || pages > 1 << 32 {
             return Err(ServeError::SwapSize(swap_bytes));
@@ -87,10 +136,14 @@ impl Server {
         let Entry::Vacant(entry) = services.by_name.entry(name.to_owned()) else {
             return Err(ServeError::Exists(name.to_owned()));
         };
-        // The socket comes first: a pool is made only for a client that can be served.
-        let listener = Arc::new(Listener::bind(socket)?);
-        let client = Arc::new(Client::new(name, swap_bytes, self.store.open_pool(name)?));
-        entry.insert(Service::start(name, client, listener)?);
+        // The sockets come first: a pool is made only for a client that can be served.
+        let listeners = [
+            (NBD, Listener::bind(sockets.nbd)?),
+            (RELAY, Listener::bind(sockets.relay)?),
+            (CONTROL, Listener::bind(sockets.ctl)?),
+        ];
+        let client = Client::new(name, swap_bytes, self.store.open_pool(name)?);
+        entry.insert(Service::start(name, client, listeners)?);
         Ok(())
     }
 
@@ -161,7 +214,7 @@ impl Server {
         let housekeeper = services.housekeeper.take();
         drop(services);
         for service in &stopping {
-            service.listener.close();
+            service.close_listeners();
         }
         thread::scope(|scope| {
             for service in stopping {
@@ -185,32 +238,53 @@ impl Drop for Server {
 }
 
 impl Service {
-    fn start(name: &str, client: Arc<Client>, listener: Arc<Listener>) -> Result<Self, ServeError> {
-        let thread = thread::Builder::new()
-            .name(format!("nbd {name}"))
-            .stack_size(STACK)
-            .spawn({
-                let (client, listener) = (Arc::clone(&client), Arc::clone(&listener));
-                move || listen(&client, &listener)
-            })
-            .map_err(ServeError::Thread)?;
-        Ok(Self {
-            client,
-            listener,
-            thread,
-        })
+    fn start<const N: usize>(
+        name: &str,
+        client: Client,
+        listeners: [(Trade, Listener); N],
+    ) -> Result<Self, ServeError> {
+        let mut service = Self {
+            client: Arc::new(client),
+            doors: Vec::with_capacity(N),
+        };
+        for (trade, listener) in listeners {
+            let listener = Arc::new(listener);
+            let started = thread::Builder::new()
+                .name(format!("{} {name}", trade.name))
+                .stack_size(STACK)
+                .spawn({
+                    let (client, listener) = (Arc::clone(&service.client), Arc::clone(&listener));
+                    move || listen(&client, &listener, trade)
+                });
+            match started {
+                Ok(thread) => service.doors.push(Door { listener, thread }),
+                Err(error) => {
+                    service.stop(Duration::ZERO);
+                    return Err(ServeError::Thread(error));
+                }
+            }
+        }
+        Ok(service)
+    }
+
+    fn close_listeners(&self) {
+        for door in &self.doors {
+            door.listener.close();
+        }
     }
 
     fn stop(self, grace: Duration) {
-        self.listener.close();
+        self.close_listeners();
         self.client.close(grace);
-        // A thread that panicked has ended, too.
-        let _ = self.thread.join();
+        for door in self.doors {
+            // A thread that panicked has ended, too.
+            let _ = door.thread.join();
+        }
     }
 }
 
-/// A client's listener thread: a thread for each connection, all of them ended when it returns.
-fn listen(client: &Client, listener: &Listener) {
+/// A listener's thread: a thread for each connection, all of them ended when it returns.
+fn listen(client: &Client, listener: &Listener, trade: Trade) {
     thread::scope(|scope| {
         loop {
             let socket = match listener.accept() {
@@ -222,15 +296,18 @@ fn listen(client: &Client, listener: &Listener) {
                     continue;
                 }
             };
-            let Some(membership) = client.admit(Peer::new(socket)) else {
+            let Some(membership) = client.admit(trade.purpose, Peer::new(socket)) else {
                 client.log.warn("connection refused: too many");
                 continue;
             };
             let started = thread::Builder::new()
                 .stack_size(STACK)
                 .spawn_scoped(scope, move || {
-                    if let Err(end) = connection::serve(&membership) {
-                        client.log.warn(format_args!("connection closed: {end}"));
+                    if let Err(end) = (trade.serve)(&membership) {
+                        let name = trade.name;
+                        client
+                            .log
+                            .warn(format_args!("{name} connection closed: {end}"));
                     }
                 });
             if let Err(error) = started {

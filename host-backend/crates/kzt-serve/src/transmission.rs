@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-use std::mem;
-use std::time::{Duration, Instant};
-
 use kzt_wire::nbd::{Command, Decoder, Errno, Event, MIN_INPUT, Request, Session, flags, reply};
 
+use crate::channel::Channel;
 use crate::client::{Client, Membership};
-use crate::connection::{End, Patience, Peer};
+use crate::connection::{End, Peer};
 use crate::device::Device;
 use crate::negotiation::Negotiated;
+use crate::stopwatch::Stopwatch;
 
 /// Receive buffer: as many requests as the client has in flight arrive in one system call.
 const INPUT: usize = 1 << 20;
@@ -31,8 +30,11 @@ const _: () =
 ///
 /// All memory is taken here, before the first request: [`INPUT`] and [`OUTPUT`] bytes and a codec's
 /// context, however long the requests and however slow the reader.
-pub(crate) fn transmit(membership: &Membership<'_>, negotiated: Negotiated) -> Result<(), End> {
-    let peer = &membership.peer;
+pub(crate) fn transmit(
+    membership: &Membership<'_>,
+    channel: &mut impl Channel,
+    negotiated: Negotiated,
+) -> Result<(), End> {
     let mut input = vec![0; INPUT];
     let ahead = &negotiated.ahead;
     input
@@ -42,15 +44,14 @@ pub(crate) fn transmit(membership: &Membership<'_>, negotiated: Negotiated) -> R
     let mut filled = ahead.len();
     drop(negotiated.ahead);
     let mut decoder = Decoder::default();
-    let mut patience = Patience::default();
-    let mut service = Service::new(membership, negotiated.session);
+    let mut service = Service::new(membership, channel, negotiated.session);
     loop {
         let mut taken = 0;
         while let Some((event, length)) =
             decoder.next(input.get(taken..filled).unwrap_or_default())?
         {
             // What has arrived is dropped as well: see `Membership::fence`.
-            if peer.abandoned() {
+            if membership.peer.abandoned() {
                 return Err(End::Abandoned);
             }
             taken += length;
@@ -61,7 +62,8 @@ pub(crate) fn transmit(membership: &Membership<'_>, negotiated: Negotiated) -> R
         input.copy_within(taken..filled, 0);
         filled -= taken;
         service.send()?;
-        let received = peer.receive(input.get_mut(filled..).unwrap_or_default(), &mut patience)?;
+        let room = input.get_mut(filled..).unwrap_or_default();
+        let received = service.channel.receive(room, None)?;
         if received == 0 {
             return if filled == 0 {
                 Ok(())
@@ -70,7 +72,7 @@ pub(crate) fn transmit(membership: &Membership<'_>, negotiated: Negotiated) -> R
             };
         }
         filled += received;
-        service.restart_clock();
+        service.stopwatch.arrived();
     }
 }
 
@@ -81,33 +83,31 @@ enum Flow {
 }
 
 /// Carries out one connection's requests.
-struct Service<'a> {
+struct Service<'a, C> {
     client: &'a Client,
     peer: &'a Peer,
+    channel: &'a mut C,
     session: Session,
     device: Device<'a>,
     /// Replies to be sent.
     out: Vec<u8>,
     /// How the write whose parts are arriving goes so far.
     write: Result<(), Errno>,
-    /// Up to here time has been accounted for.
-    clock: Instant,
-    /// Time spent on the request at hand. A write that arrives in parts is served in as many turns.
-    spent: Duration,
+    stopwatch: Stopwatch<'a>,
 }
 
-impl<'a> Service<'a> {
-    fn new(membership: &'a Membership<'_>, session: Session) -> Self {
+impl<'a, C: Channel> Service<'a, C> {
+    fn new(membership: &'a Membership<'_>, channel: &'a mut C, session: Session) -> Self {
         let client = membership.client();
         Self {
             client,
             peer: &membership.peer,
+            channel,
             session,
             device: Device::new(&client.pool),
             out: Vec::with_capacity(OUTPUT),
             write: Ok(()),
-            clock: Instant::now(),
-            spent: Duration::ZERO,
+            stopwatch: Stopwatch::new(&client.latency, C::MEASURE),
         }
     }
 
@@ -122,9 +122,9 @@ impl<'a> Service<'a> {
                 self.write_part(&request, start, data);
                 if last {
                     self.reply(&request, self.write)?;
-                    self.account(&request);
+                    self.stopwatch.done(&request);
                 } else {
-                    self.lap();
+                    self.stopwatch.lap();
                 }
             }
             Event::Request(Request {
@@ -136,7 +136,7 @@ impl<'a> Service<'a> {
                     Ok(()) => self.carry_out(&request)?,
                     refused => self.reply(&request, refused)?,
                 }
-                self.account(&request);
+                self.stopwatch.done(&request);
             }
         }
         Ok(Flow::Stay)
@@ -248,34 +248,10 @@ impl<'a> Service<'a> {
     }
 
     fn send(&mut self) -> Result<(), End> {
-        self.peer.send(&self.out)?;
+        self.channel.send(&self.out, None)?;
         self.out.clear();
+        self.stopwatch.sent();
         Ok(())
-    }
-
-    /// Leaves the time spent waiting for the peer out of account.
-    fn restart_clock(&mut self) {
-        self.clock = Instant::now();
-    }
-
-    /// Charges the time since the last lap to the request at hand.
-    fn lap(&mut self) {
-        let now = Instant::now();
-        self.spent += now - mem::replace(&mut self.clock, now);
-    }
-
-    /// Records the service time of a request that is done.
-    fn account(&mut self, request: &Request) {
-        self.lap();
-        let spent = mem::take(&mut self.spent);
-        let latency = &self.client.latency;
-        match request.command {
-            Command::Read => latency.get.record(spent),
-            Command::Write => latency.put.record(spent),
-            Command::WriteZeroes if request.has(flags::NO_HOLE) => latency.put.record(spent),
-            Command::Trim | Command::WriteZeroes => latency.flush.record(spent),
-            _ => {}
-        }
     }
 }
 

@@ -355,7 +355,7 @@ fn shutdown_answers_what_has_arrived_and_keeps_the_pages() {
     }
     assert!(nbd.ended());
     assert!(!lab.socket("a").exists());
-    let refused = lab.server.add_client("b", 1 << 20, &lab.socket("b"));
+    let refused = lab.try_add("b", 1 << 20, "b");
     assert!(matches!(refused, Err(ServeError::ShutDown)));
 
     let lab = lab.reopen();
@@ -379,7 +379,7 @@ fn sockets_are_private_and_replace_only_stale_ones() {
     assert_eq!(lab.nbd("a").size, 1 << 20);
 
     let long = "x".repeat(200);
-    let add = |name, socket| lab.server.add_client(name, 1 << 20, &lab.socket(socket));
+    let add = |name, socket| lab.try_add(name, 1 << 20, socket);
     assert!(matches!(add("b", "a"), Err(ServeError::InUse(_))));
     fs::write(lab.socket("file"), "precious").unwrap();
     assert!(matches!(add("b", "file"), Err(ServeError::NotASocket(_))));
@@ -396,7 +396,7 @@ fn sockets_are_private_and_replace_only_stale_ones() {
 fn a_swap_device_is_whole_pages() {
     let lab = Lab::new(64 << 20);
     for size in [0, 4095, 4097, (1 << 44) + 4096, u64::MAX] {
-        let refused = lab.server.add_client("a", size, &lab.socket("a"));
+        let refused = lab.try_add("a", size, "a");
         assert!(matches!(refused, Err(ServeError::SwapSize(_))), "{size}");
     }
     lab.add("a", 1 << 44);

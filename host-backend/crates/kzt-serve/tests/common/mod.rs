@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use kzt_serve::{Server, ServerConfig};
+use kzt_serve::{ServeError, Server, ServerConfig, Sockets};
 use kzt_store::Codec;
 use tempfile::TempDir;
 
@@ -91,9 +91,18 @@ impl Lab {
     }
 
     pub fn add(&self, client: &str, swap: u64) {
-        self.server
-            .add_client(client, swap, &self.socket(client))
-            .unwrap();
+        self.try_add(client, swap, client).unwrap();
+    }
+
+    /// `socket` is the NBD socket's name, and the other sockets' name has an ending added.
+    pub fn try_add(&self, client: &str, swap: u64, socket: &str) -> Result<(), ServeError> {
+        let [nbd, relay, ctl] = ["", ".relay", ".ctl"].map(|end| format!("{socket}{end}"));
+        let sockets = Sockets {
+            nbd: &self.socket(&nbd),
+            relay: &self.socket(&relay),
+            ctl: &self.socket(&ctl),
+        };
+        self.server.add_client(client, swap, sockets)
     }
 
     pub fn connect(&self, client: &str) -> UnixStream {
