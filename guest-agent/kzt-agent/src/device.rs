@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The kernel's network block device, which takes a socket end and speaks NBD on it.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use kzt_wire::nbd::{BLOCK_SIZE, Device};
+use rustix::io::Errno;
+
+use crate::netlink::{Message, Netlink};
+
+/// A day. Until then the kernel holds requests for a relay that is away, rather than failing them.
+const DEAD_CONNECTION_SECONDS: u64 = 24 * 60 * 60;
+
+const FAMILY: &str = "nbd";
+const VERSION: u8 = 1;
+
+mod command {
+    pub(super) const CONNECT: u8 = 1;
+    pub(super) const RECONFIGURE: u8 = 3;
+}
+
+mod attribute {
+    pub(super) const INDEX: u16 = 1;
+    pub(super) const SIZE_BYTES: u16 = 2;
+    pub(super) const BLOCK_SIZE_BYTES: u16 = 3;
+    pub(super) const TIMEOUT: u16 = 4;
+    pub(super) const SERVER_FLAGS: u16 = 5;
+    pub(super) const SOCKETS: u16 = 7;
+    pub(super) const DEAD_CONN_TIMEOUT: u16 = 8;
+    pub(super) const SOCK_ITEM: u16 = 1;
+    pub(super) const SOCK_FD: u16 = 1;
+}
+
+/// `/dev/nbd0`.
+pub(crate) struct BlockDevice {
+    netlink: Netlink,
+    timeout: u64,
+    /// It has a connection or had one; it is not given up while it may be swapped to.
+    configured: bool,
+}
+
+impl BlockDevice {
+    /// `timeout`: seconds until the kernel gives up a connection on which a request is not answered,
+    /// and sends all that is unanswered anew on the next one.
+    pub(crate) fn open(timeout: u64) -> Result<Self, Errno> {
+        Ok(Self {
+            netlink: Netlink::open(FAMILY, VERSION)?,
+            timeout,
+            configured: false,
+        })
+    }
+
+    /// Gives the kernel a connection on which the transmission phase has begun.
+    pub(crate) fn attach(&mut self, device: Device, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        if !self.configured {
+            let mut message = connection(socket);
+            message.u64(attribute::SIZE_BYTES, device.size);
+            message.u64(attribute::BLOCK_SIZE_BYTES, BLOCK_SIZE.into());
+            message.u64(attribute::SERVER_FLAGS, device.flags.into());
+            message.u64(attribute::TIMEOUT, self.timeout);
+            message.u64(attribute::DEAD_CONN_TIMEOUT, DEAD_CONNECTION_SECONDS);
+            match self.netlink.request(command::CONNECT, message) {
+                // Another agent's, before this one began.
+                Err(Errno::BUSY) => self.configured = true,
+                result => {
+                    self.configured = result.is_ok();
+                    return result;
+                }
+            }
+        }
+        self.netlink
+            .request(command::RECONFIGURE, connection(socket))
+    }
+}
+
+fn connection(socket: BorrowedFd<'_>) -> Message {
+    let descriptor = socket.as_raw_fd().unsigned_abs();
+    let mut message = Message::new();
+    message.u32(attribute::INDEX, 0);
+    message.nested(attribute::SOCKETS, |sockets| {
+        sockets.nested(attribute::SOCK_ITEM, |item| {
+            item.u32(attribute::SOCK_FD, descriptor);
+        });
+    });
+    message
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! virtio-serial ports.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use kzt_wire::port::MAX_FRAME;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::{self, PipeFlags, SpliceFlags};
+
+use crate::args::Writing;
+
+const CLASS: &str = "/sys/class/virtio-ports";
+
+/// Opens the port called `name` for reading and writing, neither of which then waits.
+///
+/// `NotFound` if there is none; busy while another process has it.
+pub(crate) fn open(name: &str) -> io::Result<OwnedFd> {
+    let path = find(Path::new(CLASS), name)?;
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// The device of a port. Nothing but the kernel is asked: a guest without udev has no links.
+fn find(class: &Path, name: &str) -> io::Result<PathBuf> {
+    for entry in fs::read_dir(class)? {
+        let entry = entry?;
+        let given = fs::read_to_string(entry.path().join("name"));
+        if given.is_ok_and(|given| given.trim_end() == name) {
+            return Ok(Path::new("/dev").join(entry.file_name()));
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Puts frames into a port, one after the other.
+pub(crate) struct Outlet {
+    way: Way,
+    /// Bytes of the current frame that the port has.
+    sent: usize,
+}
+
+enum Way {
+    Chunks(usize),
+    Splice {
+        reader: OwnedFd,
+        writer: OwnedFd,
+        /// Bytes of the current frame in the pipe.
+        filled: usize,
+    },
+}
+
+impl Outlet {
+    pub(crate) fn new(writing: Writing) -> Result<Self, Errno> {
+        let way = match writing {
+            Writing::Chunks(bytes) => Way::Chunks(bytes),
+            Writing::Splice => {
+                let (reader, writer) = pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+                pipe::fcntl_setpipe_size(&writer, MAX_FRAME)?;
+                Way::Splice {
+                    reader,
+                    writer,
+                    filled: 0,
+                }
+            }
+        };
+        Ok(Self { way, sent: 0 })
+    }
+
+    /// Goes on with `frame`, the same one until all of it is sent; whether it is.
+    ///
+    /// `AGAIN` when the port takes no more for now; any other error has lost a part of the frame.
+    pub(crate) fn send(&mut self, port: &OwnedFd, frame: &[u8]) -> Result<bool, Errno> {
+        let rest = frame.get(self.sent..).unwrap_or_default();
+        match &mut self.way {
+            Way::Chunks(bytes) => {
+                let chunk = rest.get(..*bytes).unwrap_or(rest);
+                self.sent += rustix::io::write(port, chunk)?;
+            }
+            Way::Splice {
+                reader,
+                writer,
+                filled,
+            } => {
+                if *filled == 0 {
+                    *filled = rustix::io::write(writer, rest)?;
+                }
+                let moved =
+                    pipe::splice(&*reader, None, port, None, *filled, SpliceFlags::NONBLOCK)?;
+                if moved == 0 {
+                    return Err(Errno::NOBUFS);
+                }
+                *filled = filled.saturating_sub(moved);
+                self.sent += moved;
+            }
+        }
+        let done = self.sent >= frame.len();
+        if done {
+            self.sent = 0;
+        }
+        Ok(done)
+    }
+
+    /// Forgets the current frame, the rest of which is never sent.
+    pub(crate) fn abandon(&mut self) -> Result<(), Errno> {
+        self.sent = 0;
+        let Way::Splice { reader, filled, .. } = &mut self.way else {
+            return Ok(());
+        };
+        *filled = 0;
+        let mut sink = [0; 4096];
+        loop {
+            match rustix::io::read(&*reader, &mut sink[..]) {
+                Ok(_) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
