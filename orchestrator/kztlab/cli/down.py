@@ -10,6 +10,7 @@ from kztlab.cli.output import emit, json_option
 from kztlab.cli.progress import showing
 from kztlab.errors import BadInput, KztlabError
 from kztlab.lab.down import down, everything, release_host
+from kztlab.lab.record import check_name
 from kztlab.places import Places
 from kztlab.spec import load
 
@@ -51,4 +52,4 @@ def run(args: argparse.Namespace) -> int:
 
 def _name(given: str) -> str:
     """A path has a slash or a suffix, which no lab's name has."""
-    return load(Path(given)).lab if "/" in given or "." in given else given
+    return load(Path(given)).lab if "/" in given or "." in given else check_name(given)
