@@ -26,7 +26,7 @@ SOCKET_PATH_MAX: Final = 107
 """Bytes of a unix socket's path: sun_path has 108, one is the terminator."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
-_CODEC = re.compile(r"none|lzo|lz4|zstd:(?:[1-9]|1[0-9]|2[0-2])", re.ASCII)
+_CODEC = re.compile(r"none|lzo|lz4|zstd(?::(?:-[1-7]|1?[0-9]))?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def check_swap(size: str | int, *, key: str) -> int:
 def check_codec(codec: str, *, key: str) -> str:
     """Returns the name of a codec or raises `BadInput`."""
     if _CODEC.fullmatch(codec) is None:
-        hint = "one of lzo, lz4, zstd:LEVEL (1 to 22) and none"
+        hint = "one of lzo, lz4, zstd, zstd:LEVEL (-7 to 19) and none"
         raise BadInput(f"unknown codec {codec!r}", key=key, hint=hint)
     return codec
 
