@@ -59,7 +59,7 @@ class Registry:
         try:
             return self._clients[name]
         except KeyError:
-            raise NotFound(f"there is no client {name!r}", key="name") from None
+            raise no_client(name) from None
 
     def sockets(self, name: str) -> ClientSockets:
         """Where a client's sockets are."""
@@ -117,6 +117,11 @@ class Registry:
         self._server.remove_client(name)
         with contextlib.suppress(OSError):
             self.sockets(name).folder.rmdir()
+
+
+def no_client(name: str) -> NotFound:
+    """The error for a name that no client has."""
+    return NotFound(f"there is no client {name!r}", key="name")
 
 
 def other_size(name: str, known: int, swap: int) -> Conflict:

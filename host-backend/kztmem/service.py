@@ -7,17 +7,18 @@ still being loaded.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from kztmem import host
-from kztmem._core import ArenaFormatError, ArenaSpaceError, Server, StoreError
-from kztmem.errors import HostUnable
+from kztmem._core import ArenaFormatError, ArenaSpaceError, NoClientError, Server, StoreError
+from kztmem.errors import HostUnable, NotFound
 from kztmem.guest import guest
 from kztmem.privileges import User
-from kztmem.registry import Registry
+from kztmem.registry import Registry, no_client
 from kztmem.statedir import Record
 from kztmem.version import version
 
@@ -115,12 +116,19 @@ class Service:
 
     def clients(self) -> list[dict[str, Any]]:
         """The body of `GET /v1/clients`, without its frame."""
-        return [self.client(name) for name in self.registry.names()]
+        found = []
+        for name in self.registry.names():
+            with contextlib.suppress(NotFound):  # removed since it was listed
+                found.append(self.client(name))
+        return found
 
     def client(self, name: str) -> dict[str, Any]:
         """The body of `GET /v1/clients/NAME`; raises `NotFound`."""
         swap = self.registry.swap(name)
-        stats = self._server.client(name)
+        try:
+            stats = self._server.client(name)
+        except NoClientError as error:  # it is being removed by another thread
+            raise no_client(name) from error
         return {
             "name": name,
             "swap_bytes": swap,

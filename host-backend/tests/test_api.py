@@ -4,6 +4,7 @@
 import re
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,25 @@ def test_removal_ends_connections(daemon: Daemon, api: httpx.Client) -> None:
         connection.receive(1)
     connection.close()
     assert daemon.process.poll() is None
+
+
+def test_status_bears_clients_that_come_and_go(daemon: Daemon, api: httpx.Client) -> None:
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        with daemon.http() as other:
+            while not done.is_set():
+                other.post("/v1/clients", json={"name": "fleeting", "swap": "1MiB"})
+                other.delete("/v1/clients/fleeting")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        answers = {api.get("/v1/status").status_code for _ in range(1000)}
+    finally:
+        done.set()
+        thread.join()
+    assert answers == {200}
 
 
 def test_a_removed_clients_pages_do_not_come_back(api: httpx.Client) -> None:
