@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from kztlab.cli.output import emit, json_option
 from kztlab.cli.progress import showing
-from kztlab.lab.up import Options, up
+from kztlab.lab.plan import Options
+from kztlab.lab.up import up
 from kztlab.places import Places
 from kztlab.report import print_summary
 

@@ -8,8 +8,9 @@ memory or swap silently differs from its file would spoil every figure.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kztlab.errors import BadInput
 from kztlab.lab.record import GuestRecord, LabRecord, StoreRecord
@@ -25,19 +26,31 @@ if TYPE_CHECKING:
 CLIENT_NAME_MAX = 31
 
 
-def plan(places: Places, spec: Path, cluster: Cluster, up: LabRecord | None) -> LabRecord:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says beyond the file."""
+
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    uri: str | None = None
+
+
+def plan(
+    places: Places, spec: Path, cluster: Cluster, options: Options, up: LabRecord | None
+) -> LabRecord:
     """The record of the lab as it shall be; `up` is the one it has.
 
-    Raises `BadInput` if the file differs from what is up in more than can be added to it.
+    Raises `BadInput` if file or options differ from what is up in more than can be added to it.
     """
     if up is not None:
-        differences = list(_differences(up, cluster))
-        if differences:
+        hint = f"take it down first: kztlab down {cluster.lab}"
+        if differences := list(_differences(up, cluster)):
             raise BadInput(
                 f"the lab {cluster.lab} is up and {spec} says otherwise: " + "; ".join(differences),
-                hint=f"take it down first: kztlab down {cluster.lab}",
+                hint=hint,
             )
-    record = LabRecord(lab=cluster.lab, spec=spec.absolute(), cluster=cluster)
+        if others := list(_other_options(up, options)):
+            raise BadInput(f"the lab {cluster.lab} is up, {' and '.join(others)}", hint=hint)
+    record = LabRecord(lab=cluster.lab, spec=spec.absolute(), cluster=cluster, uri=options.uri)
     if up is not None:
         record = up.model_copy(update={"spec": spec.absolute(), "cluster": cluster})
     if record.store is None and any(each.spec.frontend == "nbd" for each in cluster.expanded()):
@@ -90,6 +103,15 @@ def _differences(up: LabRecord, cluster: Cluster) -> Iterator[str]:
             yield from _changes(f"guests.{name}", record.spec, wanted[name].spec, but="count")
     if up.store is not None:
         yield from _changes("store", up.cluster.store, cluster.store)
+
+
+def _other_options(up: LabRecord, options: Options) -> Iterator[str]:
+    """Another libvirt has none of its guests: they would be taken for gone, and their pages too."""
+    if options.uri not in {None, up.uri}:
+        own = "this user's own libvirt"
+        yield f"at {up.uri or own}, not {options.uri}"
+    if options.accel not in {"auto", up.accel} and up.accel is not None:
+        yield f"on {up.accel}, not {options.accel}"
 
 
 def _changes(where: str, old: BaseModel, new: BaseModel, *, but: str = "") -> Iterator[str]:

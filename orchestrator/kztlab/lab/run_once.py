@@ -9,11 +9,12 @@ from kztlab.errors import BadInput, Interrupted
 from kztlab.lab import record
 from kztlab.lab.down import down_locked, release_host
 from kztlab.lab.lock import locked
-from kztlab.lab.up import Options, admitted, up_locked
+from kztlab.lab.up import admitted, up_locked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kztlab.lab.plan import Options
     from kztlab.lab.progress import Progress
     from kztlab.lab.run import Result
     from kztlab.places import Places

@@ -7,9 +7,8 @@ into a run directory of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from kztlab import image
 from kztlab.errors import Interrupted, KztlabError
@@ -32,17 +31,10 @@ if TYPE_CHECKING:
 
     from kztlab.hypervisor import GuestState
     from kztlab.image import Image
+    from kztlab.lab.plan import Options
     from kztlab.lab.progress import Progress
     from kztlab.lab.record import GuestRecord, LabRecord
     from kztlab.places import Places
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line says beyond the file."""
-
-    accel: Literal["auto", "kvm", "tcg"] = "auto"
-    uri: str | None = None
 
 
 def up(places: Places, spec: Path, options: Options, progress: Progress) -> Result:
@@ -68,11 +60,10 @@ def up_locked(
     places: Places, spec: Path, cluster: Cluster, options: Options, progress: Progress
 ) -> Result:
     """`up` for a caller that holds the lab's lock."""
-    wanted = plan(places, spec, cluster, record.find(places, cluster.lab))
-    wanted.uri = options.uri or wanted.uri
+    wanted = plan(places, spec, cluster, options, record.find(places, cluster.lab))
     with Hypervisor.connect(places, wanted.uri) as hypervisor:
         images = _images(places, wanted, progress)
-        if wanted.accel is None or options.accel != "auto":
+        if wanted.accel is None:
             progress.step("accelerator", "choosing")
             chosen = accelerator(
                 hypervisor, places, next(iter(images.values())), wanted=options.accel

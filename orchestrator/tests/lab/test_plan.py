@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kztlab.errors import BadInput, HostUnable
-from kztlab.lab.plan import plan
+from kztlab.lab.plan import Options, plan
 from kztlab.lab.record import LabRecord
 from kztlab.places import Places
 from kztlab.spec import Cluster, load
@@ -24,7 +24,7 @@ def cluster(tmp_path: Path, text: str) -> Cluster:
 
 
 def planned(tmp_path: Path, text: str, up: LabRecord | None = None) -> LabRecord:
-    return plan(PLACES, SPEC, cluster(tmp_path, text), up)
+    return plan(PLACES, SPEC, cluster(tmp_path, text), Options(), up)
 
 
 def test_a_fresh_lab_has_every_guest_and_a_store_of_its_own(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_client_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_a_socket_path_that_is_too_long_is_refused_before_anything_starts(tmp_path: Path) -> None:
     deep = Places(Path("/s"), Path("/c"), Path("/r" * 40), None)
     with pytest.raises(HostUnable, match="at most 107"):
-        plan(deep, SPEC, cluster(tmp_path, "lab: a\nguests: {web: {}}\n"), None)
+        plan(deep, SPEC, cluster(tmp_path, "lab: a\nguests: {web: {}}\n"), Options(), None)
 
 
 def test_what_is_up_is_kept_and_what_is_missing_added(tmp_path: Path) -> None:
@@ -92,3 +92,23 @@ def test_a_larger_count_adds_guests(tmp_path: Path) -> None:
     up = planned(tmp_path, "lab: a\nguests: {web: {count: 2}}\n")
     lab = planned(tmp_path, "lab: a\nguests: {web: {count: 3}}\nstore: {overcommit: false}\n", up)
     assert list(lab.guests) == ["web-1", "web-2", "web-3"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(uri="qemu:///system"), "at qemu:///session, not qemu:///system"),
+        (Options(accel="kvm"), "on tcg, not kvm"),
+    ],
+)
+def test_other_options_than_a_lab_is_up_with_ask_for_down_first(
+    tmp_path: Path, options: Options, said: str
+) -> None:
+    spec = cluster(tmp_path, "lab: a\nguests: {web: {}}\n")
+    up = plan(PLACES, SPEC, spec, Options(uri="qemu:///session"), None)
+    up.accel = "tcg"
+    with pytest.raises(BadInput) as caught:
+        plan(PLACES, SPEC, spec, options, up)
+    assert said in caught.value.message
+    same = plan(PLACES, SPEC, spec, Options("tcg", "qemu:///session"), up)
+    assert (same.accel, same.uri) == ("tcg", "qemu:///session")

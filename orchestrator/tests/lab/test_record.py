@@ -10,7 +10,7 @@ import pytest
 
 from kztlab.errors import BadInput, HostUnable
 from kztlab.lab import record
-from kztlab.lab.plan import plan
+from kztlab.lab.plan import Options, plan
 from kztlab.lab.record import LabRecord
 from kztlab.spec import load
 
@@ -33,7 +33,7 @@ def lab(empty: Places, tmp_path: Path) -> LabRecord:
     path = tmp_path / "cluster.yaml"
     path.write_text(EVERYTHING)
     empty.folder(empty.lab("a"))
-    return plan(empty, path, load(path), None)
+    return plan(empty, path, load(path), Options(), None)
 
 
 def test_what_is_saved_is_found_again(empty: Places, lab: LabRecord) -> None:
