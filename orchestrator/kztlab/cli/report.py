@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,14 @@ from kztlab.errors import BadInput
 from kztlab.lab import record
 from kztlab.observe import RunDirectory
 from kztlab.places import Places
-from kztlab.report import Summary, print_summary, write_junit, write_report
+from kztlab.report import print_summary, read_summary, write_junit, write_report
 
 if TYPE_CHECKING:
     import argparse
+
+
+_RUN = re.compile(r"(?P<lab>[a-z0-9-]+)-[0-9]{8}-[0-9]{6}(-[0-9]+)?")
+"""A run directory's name: its lab, when it began, and a number should that not be enough."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     directory = RunDirectory.open(_directory(Places.default(), args.which))
-    if not directory.summary.is_file():
-        raise BadInput(f"the run in {directory.path} was interrupted: it has no summary")
+    summary = read_summary(directory)
     write_junit(directory)
     report = write_report(directory)
-    summary = Summary.model_validate_json(directory.summary.read_bytes())
     if args.json:
         emit(summary.brief())
     else:
@@ -46,9 +49,12 @@ def run(args: argparse.Namespace) -> int:
 def _directory(places: Places, given: str | None) -> Path:
     if given is not None and ("/" in given or Path(given).is_dir()):
         return Path(given).absolute()
-    name = "*" if given is None else record.check_name(given)
-    summaries = list(places.runs.glob(f"{name}-[0-9]*-[0-9]*/summary.json"))
+    summaries = [
+        path
+        for path in places.runs.glob("*/summary.json")
+        if (run := _RUN.fullmatch(path.parent.name)) and given in {None, run["lab"]}
+    ]
     if not summaries:
-        whose = "is no finished run" if given is None else f"is no finished run of the lab {given}"
-        raise BadInput(f"there {whose}")
+        whose = "" if given is None else f" of the lab {record.check_name(given)}"
+        raise BadInput(f"there is no finished run{whose}")
     return max(summaries, key=lambda path: path.stat().st_mtime).parent

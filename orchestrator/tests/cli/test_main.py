@@ -175,6 +175,17 @@ def test_what_is_not_there_is_bad_input(kztlab: Kztlab, arguments: list[str], sa
     assert "Traceback" not in done.stderr
 
 
+def test_a_labs_runs_are_not_those_of_one_whose_name_goes_on(
+    kztlab: Kztlab, tmp_path: Path
+) -> None:
+    run = tmp_path / "state" / "runs" / "web-2-20261124-070713"
+    run.mkdir(parents=True)
+    (run / "spec.yaml").write_text(GOOD)
+    (run / "summary.json").write_text("{}")
+    assert "no finished run of the lab web" in kztlab("report", "web").stderr
+    assert "is not a summary of this version" in kztlab("report", "web-2").stderr
+
+
 def test_a_bug_is_kept_for_its_finder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
