@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from kztlab.errors import GuestLost
+from kztlab.guest.shell import CommandTimeout
 from kztlab.hypervisor import SWAP_SERIAL
 from kztlab.spec.consistency import WORKLOAD_HEADROOM
 
@@ -63,7 +64,11 @@ def prepare(shell: Shell, spec: GuestSpec, *, progress: Progress) -> Prepared:
         waiting = partial(_tell, progress, step, begin)
         waiting()
         command = f"sh -s -- {shlex.join(arguments)}"
-        done = shell.run(command, input=script, timeout=STEP_SECONDS, waiting=waiting)
+        try:
+            done = shell.run(command, input=script, timeout=STEP_SECONDS, waiting=waiting)
+        except CommandTimeout as error:
+            took = f"step '{step}' took over {STEP_SECONDS:.0f} s"
+            raise GuestLost(f"the guest could not be prepared: {took}") from error
         if done.exit:
             said = done.stderr.strip() or f"exit status {done.exit}"
             raise GuestLost(f"the guest could not be prepared: step '{step}': {said}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,14 @@ def test_every_step_can_be_interrupted(ready: Ready) -> None:
 
         with pytest.raises(Interrupted):
             prepare(ready.shell, GuestSpec(frontend="none"), progress=progress)
+
+
+def test_a_step_that_takes_too_long_loses_the_guest(
+    ready: Ready, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[prepare.__module__], "STEP_SECONDS", 0.0)
+    with pytest.raises(GuestLost, match="step 'swap on' took over 0 s"):
+        prepared(ready, frontend="none")
 
 
 def test_failure_is_told_in_the_guests_words(ready: Ready) -> None:
