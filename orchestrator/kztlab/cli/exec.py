@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     target = resolve(places, args.guest)
     command = ssh_command(places, target, running(places, target))
     command += ["-o", "BatchMode=yes", "-T", words[0] if len(words) == 1 else shlex.join(words)]
-    done = subprocess.run(command, check=False, capture_output=args.json, text=True)
+    done = subprocess.run(
+        command, check=False, capture_output=args.json, text=True, errors="replace"
+    )
     if done.returncode == SSH_FAILED:
         running(places, target)  # raises if the guest has gone meanwhile
     if args.json:

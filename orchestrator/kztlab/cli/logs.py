@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kztlab.guest import console
@@ -35,15 +36,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _follow(log: Path) -> None:
     """Until interrupted; a log that became shorter belongs to a new boot."""
-    position = log.stat().st_size if log.exists() else 0
+    position = _size(log)
     while True:
         time.sleep(POLL)
-        size = log.stat().st_size if log.exists() else 0
+        size = _size(log)
         if size < position:
             position = 0
         if size > position:
-            with log.open("rb") as file:
+            with suppress(FileNotFoundError), log.open("rb") as file:
                 file.seek(position)
                 fresh = file.read(size - position)
-            position += len(fresh)
-            print(console.clean(fresh.decode(errors="replace")), end="", flush=True)
+                position += len(fresh)
+                print(console.clean(fresh.decode(errors="replace")), end="", flush=True)
+
+
+def _size(log: Path) -> int:
+    """Its bytes; none while the lab is down, or not up again yet."""
+    try:
+        return log.stat().st_size
+    except FileNotFoundError:
+        return 0
