@@ -88,6 +88,7 @@ class StoreClient:
     def _knock(self) -> None:
         """Raise `OSError` if nobody listens: httpx would leave the socket of its attempt open."""
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(ANSWER_LIMIT)  # one that is stuck stops taking connections
             probe.connect(bytes(self.address))
 
     def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
