@@ -12,6 +12,8 @@
     reason = "each test takes what it needs and fails by panicking"
 )]
 
+pub mod agent;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -122,8 +124,8 @@ impl Lab {
 }
 
 /// A client that uses simple replies. Its methods panic on anything but the reply they expect.
-pub struct Nbd {
-    pub stream: UnixStream,
+pub struct Nbd<S = UnixStream> {
+    pub stream: S,
     pub size: u64,
     cookie: u64,
 }
@@ -147,8 +149,8 @@ pub fn request(command: u16, flags: u16, cookie: u64, offset: u64, length: u32) 
     out
 }
 
-impl Nbd {
-    pub fn negotiate(mut stream: UnixStream) -> Self {
+impl<S: Read + Write> Nbd<S> {
+    pub fn negotiate(mut stream: S) -> Self {
         let mut greeting = [0; 18];
         stream.read_exact(&mut greeting).unwrap();
         stream.write_all(&blind_negotiation()).unwrap();
@@ -200,7 +202,9 @@ impl Nbd {
             error => Err(error),
         }
     }
+}
 
+impl Nbd {
     /// Whether the server has closed the connection; waits until it has, or sends something.
     pub fn ended(&mut self) -> bool {
         ended(&mut self.stream)
