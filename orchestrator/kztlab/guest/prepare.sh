@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Makes a Linux guest ready for workloads, or does nothing where it is so already. Run as root.
 #
-#   prepare.sh swap FRONTEND SERIAL BYTES   swap on, by frontend nbd, disk, zram or none
+#   prepare.sh swap FRONTEND SERIAL BYTES   swap on, by frontend nbd, relay, disk, zram or none
 #   prepare.sh cgroup GROUP BYTES HEADROOM  GROUP limited to BYTES; 0: the guest's memory less its
 #                                           reserve for atomic allocations and HEADROOM
 #
@@ -18,10 +18,11 @@ fail() {
 }
 
 # Waits, some seconds at most, until a command succeeds: devices show up a moment after their driver.
+PATIENCE=20
 wait_for() {
     tries=0
     until "$@"; do
-        [ $((tries += 1)) -le 20 ] || return 1
+        [ $((tries += 1)) -le "$PATIENCE" ] || return 1
         sleep 0.1
     done
 }
@@ -74,9 +75,39 @@ find_swapon() {
     return 1
 }
 
-swap_device() {
+swap_disk() {
     modprobe -q virtio_blk 2>/dev/null || :
     wait_for find_device "$1" || fail "no disk with the serial number $1: is virtio_blk missing?"
+    swap_device
+}
+
+has_agent() {
+    for file in /proc/[0-9]*/comm; do
+        name=
+        [ ! -r "$file" ] || read -r name 2>/dev/null <"$file" || :
+        [ "$name" != kzt-agent ] || return 0
+    done
+    return 1
+}
+
+is_relayed() {
+    [ -r /sys/block/nbd0/size ] && [ $(($(cat /sys/block/nbd0/size) * 512)) -eq "$1" ]
+}
+
+swap_relay() {
+    DEVICE=/dev/nbd0
+    # Beneath this reserve, half of which only real-time processes such as the agent get into, it
+    # would have to wait for the memory that it is about to free.
+    MIN_FREE_KIB=16384
+    PATIENCE=100
+    wait_for has_agent ||
+        fail "this image has no kzt-agent, which the frontend relay needs: its init must start it"
+    wait_for is_relayed "$1" ||
+        fail "kzt-agent does not relay: $(dmesg 2>/dev/null | grep kzt-agent: | tail -n 1)"
+    swap_device
+}
+
+swap_device() {
     only_this_swap "$DEVICE"
     if ! is_on "$DEVICE"; then
         find_swapon || fail "swapon is not util-linux's, which alone knows --discard"
@@ -108,7 +139,8 @@ swap() {
     [ "$(id -u)" = 0 ] || fail "not root in the guest"
     DEVICE=
     case $1 in
-        nbd | disk) swap_device "$2" ;;
+        nbd | disk) swap_disk "$2" ;;
+        relay) swap_relay "$3" ;;
         zram) swap_zram "$3" ;;
         none) only_this_swap "" ;;
         *) fail "unknown frontend $1" ;;

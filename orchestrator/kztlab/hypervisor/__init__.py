@@ -20,6 +20,7 @@ from kztlab.hypervisor.model import (
     Domain,
     GuestState,
     NbdSwap,
+    RelayPorts,
 )
 from kztlab.hypervisor.probe import Accelerator, accelerator
 
@@ -33,5 +34,6 @@ __all__ = [
     "GuestState",
     "Hypervisor",
     "NbdSwap",
+    "RelayPorts",
     "accelerator",
 ]

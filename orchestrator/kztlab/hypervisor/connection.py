@@ -16,7 +16,7 @@ from kztlab.errors import BadInput, HostUnable
 from kztlab.hypervisor import console, session
 from kztlab.hypervisor.events import StopWatch, ensure_loop
 from kztlab.hypervisor.failure import is_port_taken, is_unexplained, start_failure, translated
-from kztlab.hypervisor.model import Departure, Domain, GuestState, NbdSwap
+from kztlab.hypervisor.model import Departure, Domain, GuestState, NbdSwap, RelayPorts
 from kztlab.hypervisor.xml import NAMESPACE, domain_xml, read_metadata
 
 if TYPE_CHECKING:
@@ -195,6 +195,9 @@ class Hypervisor:
                 self._places.check_reach(path)
         if isinstance(domain.swap, NbdSwap):
             self._places.check_socket(domain.swap.socket)
+        elif isinstance(domain.swap, RelayPorts):
+            self._places.check_socket(domain.swap.relay)
+            self._places.check_socket(domain.swap.ctl)
 
     def _name(self, lab: str, guest: str) -> str:
         # Names are unique per libvirtd, which an ordinary user's labs of several states may share.

@@ -7,9 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable
-from kztlab.hypervisor.model import NbdSwap
+from kztlab.hypervisor.model import NbdSwap, RelayPorts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import libvirt
 
     from kztlab.hypervisor.model import Domain
@@ -62,12 +64,24 @@ def start_failure(error: libvirt.libvirtError, domain: Domain, ssh_port: int) ->
             f"cannot start {who}: port {ssh_port} of 127.0.0.1 is taken",
             hint="give it another one, or none for any free one",
         )
-    if isinstance(domain.swap, NbdSwap) and str(domain.swap.socket) in text:
-        return HostUnable(
-            f"cannot start {who}: its store does not answer at {domain.swap.socket}",
-            hint="is kztmemd running?",
-        )
+    for socket in _sockets(domain):
+        if str(socket) in text:
+            return HostUnable(
+                f"cannot start {who}: its store does not answer at {socket}",
+                hint="is kztmemd running?",
+            )
     return translated(error, f"start {who}")
+
+
+def _sockets(domain: Domain) -> list[Path]:
+    """The store's sockets that QEMU connects to."""
+    match domain.swap:
+        case NbdSwap(socket):
+            return [socket]
+        case RelayPorts(relay, ctl):
+            return [relay, ctl]
+        case _:
+            return []
 
 
 def _words(error: libvirt.libvirtError) -> str:

@@ -31,6 +31,16 @@ class DiskSwap:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayPorts:
+    """A swap device kept by the store, which an agent in the guest relays over virtio-serial."""
+
+    relay: Path
+    """The store's socket behind the port that carries pages."""
+    ctl: Path
+    """The store's socket behind the port that carries the agent's reports."""
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """A guest to be started. The paths are the host's that runs libvirt."""
 
@@ -49,7 +59,7 @@ class Domain:
     frontend: str = "none"
     disk: Path | None = None
     """The root disk, qcow2: the guest's own overlay over an image."""
-    swap: NbdSwap | DiskSwap | None = None
+    swap: NbdSwap | DiskSwap | RelayPorts | None = None
     ssh_port: int | None = None
     """Port on 127.0.0.1 that leads to the guest's 22; None takes a free one."""
 

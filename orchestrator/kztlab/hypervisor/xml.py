@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree as ET
 
-from kztlab.hypervisor.model import SWAP_SERIAL, Domain, GuestState, NbdSwap
-
-if TYPE_CHECKING:
-    from kztlab.hypervisor.model import DiskSwap
+from kztlab.hypervisor.model import SWAP_SERIAL, DiskSwap, Domain, GuestState, NbdSwap, RelayPorts
 
 NAMESPACE = "urn:kztlab:guest:1"
 PREFIX = "kztlab"
@@ -38,6 +35,12 @@ CMDLINE = "console=ttyS0,115200 panic=-1"
 TRANSLATION_CACHE_MIB = 128
 """What TCG may keep of translated code. QEMU's default is a gigabyte, which a guest that starts
 many programs fills: several times the memory of a small guest, on a host that is to be packed."""
+
+RELAY_PORT, CTL_PORT = "org.kztlab.relay.0", "org.kztlab.ctl.0"
+"""The names by which kzt-agent finds its ports."""
+
+PORT_RECONNECT_SECONDS = 1
+"""How soon QEMU tries to reach a store that has gone; the guest waits meanwhile."""
 
 _SWAP_SLOT, _NET_SLOT = "0x1d", "0x1e"
 _PCI_BUS = "pci.0"
@@ -90,7 +93,7 @@ def qemu_arguments(domain: Domain, ssh_port: int) -> list[str]:
         "addr": _NET_SLOT,
     }
     arguments = ["-netdev", netdev, "-device", json.dumps(card)]
-    if domain.swap is not None:
+    if isinstance(domain.swap, NbdSwap | DiskSwap):
         # A refused write (the store is full) is an I/O error that the guest's kernel deals with;
         # QEMU's default would stop the whole guest instead.
         disk = {
@@ -163,10 +166,21 @@ def _devices(root: ET.Element, domain: Domain) -> None:
     serial = ET.SubElement(devices, "serial", type="file")
     ET.SubElement(serial, "source", path=str(domain.console_log), append="off")
     ET.SubElement(serial, "target", port="0")
+    if isinstance(domain.swap, RelayPorts):
+        _port(devices, RELAY_PORT, domain.swap.relay)
+        _port(devices, CTL_PORT, domain.swap.ctl)
     balloon = ET.SubElement(devices, "memballoon", model="virtio")
     ET.SubElement(balloon, "stats", period="1")
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
+
+
+def _port(devices: ET.Element, name: str, socket: Path) -> None:
+    """A virtio-serial port that leads to a socket; libvirt adds the controller."""
+    channel = ET.SubElement(devices, "channel", type="unix")
+    source = ET.SubElement(channel, "source", mode="connect", path=str(socket))
+    ET.SubElement(source, "reconnect", enabled="yes", timeout=str(PORT_RECONNECT_SECONDS))
+    ET.SubElement(channel, "target", type="virtio", name=name)
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:

@@ -30,7 +30,7 @@ from kztlab.image.sources import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kztlab.image.recipe import Recipe
     from kztlab.image.runner import Progress
@@ -76,11 +76,16 @@ def workshops() -> Path:
     return Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108  -- made by mkdtemp
 
 
-def build(recipe: Recipe, kzt_load: Path, into: Path, places: Places, progress: Progress) -> None:
-    """Fill the folder `into` with disk.qcow2, vmlinux and initrd.img."""
+def build(
+    recipe: Recipe, programs: Sequence[Path], into: Path, places: Places, progress: Progress
+) -> None:
+    """Fill the folder `into` with disk.qcow2, vmlinux and initrd.img.
+
+    `programs` are those of ours that the recipe puts into the system.
+    """
     with _workshop(places, progress) as run:
         stage = run.folder / "stage"
-        _stage(recipe, kzt_load, stage)
+        _stage(recipe, programs, stage)
         sources = run.folder / "sources.list"
         sources.write_text(sources_list(for_suite(host_sources(), recipe.suite)))
         sources.chmod(0o644)
@@ -117,14 +122,15 @@ def build(recipe: Recipe, kzt_load: Path, into: Path, places: Places, progress: 
         (into / "initrd.img").write_bytes(archive)
 
 
-def _stage(recipe: Recipe, kzt_load: Path, stage: Path) -> None:
+def _stage(recipe: Recipe, programs: Sequence[Path], stage: Path) -> None:
     """Copy what the namespace's root has to read: the repository may be closed to it."""
     for source in recipe.files():
         target = stage / source.relative_to(recipe.folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
-    shutil.copyfile(kzt_load, stage / "kzt-load")
+    for program in programs:
+        shutil.copyfile(program, stage / program.name)
     for folder in (stage, *(path for path in stage.rglob("*") if path.is_dir())):
         folder.chmod(0o755)
 

@@ -24,11 +24,15 @@ from kztlab.image.lock import lock
 from kztlab.image.recipe import REPOSITORY, Recipe, recipe, recipes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kztlab.image.runner import Progress
     from kztlab.places import Places
 
-KZT_LOAD = REPOSITORY / "target/agent/x86_64-unknown-linux-gnu/agent/kzt-load"
-"""Where `dev` builds the guest's static binary; KZTLAB_KZT_LOAD names another."""
+BUILT = REPOSITORY / "target/agent/x86_64-unknown-linux-gnu/agent"
+"""Where `dev` builds the guests' static programs; KZTLAB_GUEST_PROGRAMS names another folder."""
+
+PROGRAMS = ("kzt-agent", "kzt-load")
 
 _UNFINISHED = ".unfinished-"
 
@@ -66,14 +70,9 @@ def ensure(name: str, places: Places, progress: Progress) -> Image:
     interrupted.
     """
     wanted = recipe(name)
-    kzt_load = Path(os.environ.get("KZTLAB_KZT_LOAD") or KZT_LOAD)
-    if not kzt_load.is_file():
-        raise HostUnable(
-            f"the guest's kzt-load has not been built: there is no {kzt_load}",
-            hint="./dev builds it, as do ./dev demo and ./dev test",
-        )
+    programs = _programs(Path(os.environ.get("KZTLAB_GUEST_PROGRAMS") or BUILT))
     home = places.folder(places.folder(places.images, 0o755) / name, 0o755)
-    final = home / wanted.digest(kzt_load)
+    final = home / wanted.digest(*programs)
     if final.is_dir():
         return _open(wanted.name, final)
     with _alone(home, progress):
@@ -81,7 +80,7 @@ def ensure(name: str, places: Places, progress: Progress) -> Image:
             for stale in home.glob(f"{_UNFINISHED}*"):
                 shutil.rmtree(stale)
             check_host(home)
-            _make(wanted, kzt_load, final, places, progress)
+            _make(wanted, programs, final, places, progress)
     return _open(wanted.name, final)
 
 
@@ -107,12 +106,25 @@ def remove(name: str, places: Places) -> list[Image]:
     return gone
 
 
-def _make(wanted: Recipe, kzt_load: Path, final: Path, places: Places, progress: Progress) -> None:
+def _programs(folder: Path) -> list[Path]:
+    programs = [folder / name for name in PROGRAMS]
+    for program in programs:
+        if not program.is_file():
+            raise HostUnable(
+                f"the guests' {program.name} has not been built: there is no {program}",
+                hint="./dev setup builds it, as do ./dev demo and ./dev test",
+            )
+    return programs
+
+
+def _make(
+    wanted: Recipe, programs: Sequence[Path], final: Path, places: Places, progress: Progress
+) -> None:
     began = time.monotonic()
     with ExitStack() as undo:
         unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
         undo.callback(shutil.rmtree, unfinished)
-        build(wanted, kzt_load, unfinished, places, progress)
+        build(wanted, programs, unfinished, places, progress)
         about = {"cmdline": wanted.cmdline, "seconds": round(time.monotonic() - began, 1)}
         (unfinished / "image.json").write_text(json.dumps(about, indent=2) + "\n")
         for path in unfinished.iterdir():

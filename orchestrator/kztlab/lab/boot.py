@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable, Interrupted
 from kztlab.guest import prepare, wait_ready
-from kztlab.hypervisor import DiskSwap, Domain, NbdSwap
+from kztlab.hypervisor import DiskSwap, Domain, NbdSwap, RelayPorts
 from kztlab.image import lab_initrd
 from kztlab.lab.doctor import program
 from kztlab.lab.session import Member
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kztlab.image import Image
     from kztlab.lab.record import GuestRecord
     from kztlab.lab.session import Session
+    from kztlab.store import Client
 
 
 def initrds(session: Session, images: Mapping[str, Image]) -> dict[str, Path]:
@@ -47,11 +48,12 @@ def bring_up(
     running: GuestState | None,
     image: Image,
     initrd: Path,
-    nbd: Path | None,
+    client: Client | None,
 ) -> Member:
     """Boot the guest unless it runs, wait until it is ready, and prepare it unless it was.
 
-    `nbd` is its socket in the store. Raises `GuestLost` if it does not get there.
+    `client` is what the guest is to the store, if it swaps there. Raises `GuestLost` if the guest
+    does not get there.
     """
     if session.stop.is_set():
         raise Interrupted("interrupted")
@@ -59,7 +61,7 @@ def bring_up(
         record.phase = "booting"
         session.save()
         session.progress.step(record.name, "starting")
-        domain = _domain(session, record, image=image, initrd=initrd, nbd=nbd)
+        domain = _domain(session, record, image=image, initrd=initrd, client=client)
         running = session.hypervisor.start(domain)
     step = partial(_step, session, record.name)
     limit = record.spec.boot_timeout
@@ -84,13 +86,15 @@ def _domain(
     *,
     image: Image,
     initrd: Path,
-    nbd: Path | None,
+    client: Client | None,
 ) -> Domain:
     session.places.folder(record.folder)
     _overlay(session, record.overlay, image.disk)
-    swap: NbdSwap | DiskSwap | None = None
-    if record.spec.frontend == "nbd" and nbd is not None:
-        swap = NbdSwap(nbd)
+    swap: NbdSwap | DiskSwap | RelayPorts | None = None
+    if record.spec.frontend == "nbd" and client is not None:
+        swap = NbdSwap(client.nbd)
+    elif record.spec.frontend == "relay" and client is not None:
+        swap = RelayPorts(client.relay, client.ctl)
     elif record.spec.frontend == "disk":
         swap = DiskSwap(_raw(session, record.swap, record.spec.swap))
     return Domain(

@@ -53,7 +53,7 @@ def plan(
     record = LabRecord(lab=cluster.lab, spec=spec.absolute(), cluster=cluster, uri=options.uri)
     if up is not None:
         record = up.model_copy(update={"spec": spec.absolute(), "cluster": cluster})
-    if record.store is None and any(each.spec.frontend == "nbd" for each in cluster.expanded()):
+    if record.store is None and any(each.spec.uses_store for each in cluster.expanded()):
         record.store = _store(places, cluster)
     for guest in cluster.expanded():
         if guest.name not in record.guests:
@@ -66,8 +66,8 @@ def _store(places: Places, cluster: Cluster) -> StoreRecord:
         return StoreRecord(socket=Path(cluster.store.socket))
     folder = places.sockets(cluster.lab)
     for guest in cluster.expanded():
-        if guest.spec.frontend == "nbd":
-            places.check_socket(folder / "clients" / guest.name / "nbd.sock")
+        if guest.spec.uses_store:
+            places.check_socket(folder / "clients" / guest.name / "relay.sock")
     return StoreRecord(socket=places.check_socket(folder / "api.sock"))
 
 
@@ -77,7 +77,7 @@ def _guest(places: Places, cluster: Cluster, guest: Guest) -> GuestRecord:
         group=guest.group,
         spec=guest.spec,
         folder=places.lab(cluster.lab) / "guests" / guest.name,
-        client=_client(cluster, guest.name) if guest.spec.frontend == "nbd" else None,
+        client=_client(cluster, guest.name) if guest.spec.uses_store else None,
     )
 
 

@@ -23,7 +23,7 @@ from kztlab.lab.run import Result, Run
 from kztlab.lab.session import Member, Session
 from kztlab.parallel import in_parallel
 from kztlab.spec import Cluster, HostFacts, SpecError, check, load
-from kztlab.store import StoreClient
+from kztlab.store import Client, StoreClient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +83,7 @@ def up_locked(
 
 def _own_store(cluster: Cluster) -> bool:
     """Whether the lab has guests that swap into a store, and it is not somebody else's."""
-    swapping = any(guest.frontend == "nbd" for guest in cluster.guests.values())
+    swapping = any(guest.uses_store for guest in cluster.guests.values())
     return swapping and cluster.store.socket is None
 
 
@@ -111,7 +111,7 @@ def _images(places: Places, wanted: LabRecord, progress: Progress) -> dict[str, 
 
 def _bring_up(session: Session, images: Mapping[str, Image]) -> Result:
     there = {state.guest: state for state in session.hypervisor.list(session.record.lab)}
-    sockets = _store(session, there)
+    clients = _store(session, there)
     initrds = boot.initrds(session, images)
 
     with Run(session) as run:
@@ -123,7 +123,7 @@ def _bring_up(session: Session, images: Mapping[str, Image]) -> Result:
                 running=there.get(guest.name),
                 image=images[guest.spec.image],
                 initrd=initrds[guest.spec.image],
-                nbd=sockets.get(guest.name),
+                client=clients.get(guest.name),
             )
             run.add(member)
             return member
@@ -139,8 +139,8 @@ def _bring_up(session: Session, images: Mapping[str, Image]) -> Result:
         return run.finish(members)
 
 
-def _store(session: Session, there: Mapping[str, GuestState]) -> dict[str, Path]:
-    """See to it that the store serves and has a client for each guest; their NBD sockets.
+def _store(session: Session, there: Mapping[str, GuestState]) -> dict[str, Client]:
+    """See to it that the store serves and has a client for each guest that swaps into it.
 
     A guest that is to be booted finds an empty device: a client left by a former one goes.
     """
@@ -153,12 +153,12 @@ def _store(session: Session, there: Mapping[str, GuestState]) -> dict[str, Path]
         if not own.serves():
             session.places.folder(own.sockets)
             own.start(lab.cluster.store)
-    sockets = {}
+    clients = {}
     with StoreClient(lab.store.socket) as store:
         for guest in lab.guests.values():
             if guest.client is not None:
                 if guest.name not in there:
                     store.remove_client(guest.client)
-                sockets[guest.name] = store.add_client(guest.client, guest.spec.swap).nbd
+                clients[guest.name] = store.add_client(guest.client, guest.spec.swap)
     session.progress.done("store", "serving")
-    return sockets
+    return clients

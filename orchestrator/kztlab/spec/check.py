@@ -50,7 +50,7 @@ def check(cluster: Cluster, host: HostFacts) -> list[Problem]:
 
 def _own_store(cluster: Cluster) -> int:
     """Memory of the store that comes with the lab; a store it joins is there already."""
-    swaps = any(guest.spec.frontend == "nbd" for guest in cluster.expanded())
+    swaps = any(guest.spec.uses_store for guest in cluster.expanded())
     return cluster.store.memory if swaps and cluster.store.socket is None else 0
 
 
@@ -82,7 +82,7 @@ def _swap_fits(cluster: Cluster) -> Iterator[Finding]:
     store = cluster.store
     if store.socket is not None or store.overcommit:
         return
-    swap = sum(guest.spec.swap for guest in cluster.expanded() if guest.spec.frontend == "nbd")
+    swap = sum(guest.spec.swap for guest in cluster.expanded() if guest.spec.uses_store)
     room = store.memory * store.ratio
     if swap > room:
         enough = math.ceil(swap / store.ratio / MIB) * MIB

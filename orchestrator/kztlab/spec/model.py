@@ -92,7 +92,8 @@ class GuestSpec(Section):
     )
     frontend: Frontend = Field(
         default="nbd",
-        description="Where the guest swaps to. `nbd`: the page store, through QEMU's NBD client. "
+        description="Where the guest swaps to. `nbd`: the page store, through QEMU's NBD client; "
+        "`relay`: the same store, through kzt-agent in the guest and a virtio-serial port. "
         "The others are baselines to compare with: `disk`: a file on the host; `zram`: compressed "
         "memory of the guest's own; `none`: no swap.",
     )
@@ -114,6 +115,11 @@ class GuestSpec(Section):
     def swap_size(self) -> int:
         """Bytes of swap the guest has."""
         return 0 if self.frontend == "none" else self.swap
+
+    @property
+    def uses_store(self) -> bool:
+        """Whether the guest swaps into the page store."""
+        return self.frontend in {"nbd", "relay"}
 
 
 class AnonSpec(Section):

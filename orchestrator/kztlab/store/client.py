@@ -39,6 +39,11 @@ class Client:
     name: str
     swap_bytes: int
     nbd: Path
+    """Socket that speaks NBD."""
+    relay: Path
+    """Socket for the virtio-serial port through which the guest's agent reaches the same device."""
+    ctl: Path
+    """Socket for the port that takes the agent's reports."""
 
 
 class StoreClient:
@@ -113,4 +118,5 @@ class StoreClient:
 
 
 def _client(content: dict[str, Any]) -> Client:
-    return Client(str(content["name"]), int(content["swap_bytes"]), Path(str(content["nbd"])))
+    nbd, relay, ctl = (Path(str(content[kind])) for kind in ("nbd", "relay", "ctl"))
+    return Client(str(content["name"]), int(content["swap_bytes"]), nbd, relay, ctl)

@@ -89,6 +89,12 @@ def test_guest_without_the_disk_says_so(ready: Ready) -> None:
     assert "no disk with the serial number no-such-serial" in done.stderr
 
 
+def test_guest_without_an_agent_says_so(ready: Ready) -> None:
+    """init keeps the image's own agent script alive, which has no port and so no agent."""
+    with pytest.raises(GuestLost, match="this image has no kzt-agent"):
+        prepared(ready, frontend="relay")
+
+
 def test_every_step_can_be_interrupted(ready: Ready) -> None:
     for step in ("swap on", "cgroup"):
 

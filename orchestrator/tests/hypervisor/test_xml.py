@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from kztlab.hypervisor import DiskSwap, Domain, GuestState, NbdSwap
+from kztlab.hypervisor import DiskSwap, Domain, GuestState, NbdSwap, RelayPorts
 from kztlab.hypervisor.xml import NAMESPACE, domain_xml, qemu_arguments, read_metadata
 
 NASTY = Path("/x/<&\"'>,=é")
@@ -91,6 +91,22 @@ def test_disk_frontend_differs_in_the_node_alone() -> None:
     disk = devices(replace(DOMAIN, swap=DiskSwap(NASTY / "swap")))
     assert disk["virtio-blk-pci"] == devices(DOMAIN)["virtio-blk-pci"]
     assert disk["raw"]["discard"] == "unmap"
+
+
+def test_relay_has_two_ports_that_find_the_store_again_and_no_disk() -> None:
+    domain = replace(DOMAIN, swap=RelayPorts(NASTY / "relay.sock", NASTY / "ctl.sock"))
+    assert "virtio-blk-pci" not in devices(domain)
+    ports = {
+        channel.find("target").get("name"): channel.find("source")  # type: ignore[union-attr]
+        for channel in tree(domain).findall("devices/channel")
+    }
+    assert list(ports) == ["org.kztlab.relay.0", "org.kztlab.ctl.0"]
+    for socket, source in zip(("relay.sock", "ctl.sock"), ports.values(), strict=True):
+        assert source is not None
+        assert (source.get("mode"), source.get("path")) == ("connect", str(NASTY / socket))
+        reconnect = source.find("reconnect")
+        assert reconnect is not None
+        assert reconnect.attrib == {"enabled": "yes", "timeout": "1"}
 
 
 def test_own_devices_have_slots_of_their_own() -> None:

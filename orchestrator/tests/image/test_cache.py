@@ -20,6 +20,7 @@ import pytest
 
 from kztlab.errors import BadInput, HostUnable
 from kztlab.image import build, cache, ensure, list_images, remove, runner
+from kztlab.image.cache import PROGRAMS
 from kztlab.image.lock import lock
 from kztlab.image.recipe import recipe, recipes
 
@@ -52,8 +53,9 @@ def tiny(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         'packages = ["tzdata"]\nkernel = "none"\ninitrd_modules = []\n'
         'disk = "1G"\ncmdline = "quiet"\n'
     )
-    (room / "kzt-load").write_bytes(b"program")
-    monkeypatch.setenv("KZTLAB_KZT_LOAD", str(room / "kzt-load"))
+    for program in PROGRAMS:
+        (room / program).write_bytes(b"program")
+    monkeypatch.setenv("KZTLAB_GUEST_PROGRAMS", str(room))
     monkeypatch.setattr(cache, "recipe", recipes(room / "images").__getitem__)
     return folder / "pack"
 
@@ -68,7 +70,7 @@ def made_up(places: Places, digest: str) -> Path:
 
 
 def current(room: Path) -> str:
-    return recipes(room / "images")["tiny"].digest(room / "kzt-load")
+    return recipes(room / "images")["tiny"].digest(*(room / program for program in PROGRAMS))
 
 
 def left_behind(places: Places, room: Path) -> list[Path]:
@@ -138,9 +140,10 @@ def test_a_second_command_waits_for_the_first_ones_image(places: Places, room: P
     assert [image.folder for image in found] == [folder]
 
 
-def test_a_missing_kzt_load_is_told(places: Places, room: Path) -> None:
-    (room / "kzt-load").unlink()
-    with pytest.raises(HostUnable, match=r"kzt-load has not been built.*\./dev"):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_missing_program_is_told(places: Places, room: Path, program: str) -> None:
+    (room / program).unlink()
+    with pytest.raises(HostUnable, match=rf"{program} has not been built.*\./dev"):
         ensure("tiny", places, quiet)
 
 

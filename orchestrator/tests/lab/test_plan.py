@@ -28,9 +28,14 @@ def planned(tmp_path: Path, text: str, up: LabRecord | None = None) -> LabRecord
 
 
 def test_a_fresh_lab_has_every_guest_and_a_store_of_its_own(tmp_path: Path) -> None:
-    lab = planned(tmp_path, "lab: a\nguests: {web: {count: 2}, db: {frontend: disk}}\n")
-    assert list(lab.guests) == ["web-1", "web-2", "db"]
-    assert {guest.client for guest in lab.guests.values()} == {"web-1", "web-2", None}
+    lab = planned(
+        tmp_path, "lab: a\nguests: {web: {}, app: {frontend: relay}, db: {frontend: disk}}\n"
+    )
+    assert {name: guest.client for name, guest in lab.guests.items()} == {
+        "web": "web",
+        "app": "app",
+        "db": None,
+    }
     assert all(guest.phase == "planned" for guest in lab.guests.values())
     assert lab.store is not None
     assert lab.store.socket == PLACES.sockets("a") / "api.sock"

@@ -162,7 +162,10 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
         ),
         (
             "lab: q\nguests: {a: {frontend: floppy}}",
-            "2:24: guests.a.frontend: unknown frontend 'floppy' (known: nbd, disk, zram, none)",
+            (
+                "2:24: guests.a.frontend: unknown frontend 'floppy'"
+                " (known: nbd, relay, disk, zram, none)"
+            ),
         ),
         (
             (
@@ -197,7 +200,7 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
             "lab: q\nguests: {a: {frontend: vhost-user-blk}}",
             (
                 "2:24: guests.a.frontend: frontend 'vhost-user-blk' is not built yet"
-                " (use nbd, disk, zram or none)"
+                " (use nbd, relay, disk, zram or none)"
             ),
         ),
         ("lab: q\nguests: {a: {cap: 1}}", "2:14: guests.a.cap: not built yet (remove the key)"),
