@@ -43,7 +43,8 @@ impl Space {
     }
 
     /// Adds an object that is not there, without pages; `None` if there is no room, and nothing
-    /// has changed. In place of something poisoned it begins with all its pages poisoned.
+    /// has changed. In place of something poisoned it begins with all its pages poisoned, and so
+    /// stays every other object that may have been there.
     pub(crate) fn add_object(&self, root: u64, id: ObjectId, held: &mut Held) -> Option<u64> {
         let path = self.path(id);
         let mut at = root;
@@ -64,50 +65,60 @@ impl Space {
         self.arena.store(record + object::CHECK, path.check());
         self.arena.store(record + object::ROOT, pages.encode());
         let mut added = Held::index(object::BYTES as u64);
-        let entry = match occupant {
-            Entry::Object(other) => {
-                let Some(entry) = self.part(path, record, other, depth, &mut added) else {
-                    self.pam.free(record);
-                    return None;
-                };
-                entry
-            }
-            _ => Entry::Object(record),
+        let Some(entry) = self.part(path, record, occupant, depth, &mut added) else {
+            self.pam.free(record);
+            return None;
         };
         self.arena.store(at, entry.encode());
         *held += added;
         Some(record)
     }
 
-    /// Builds nodes from `depth` to where the paths of two records part.
+    /// Builds what takes the occupant's place at `depth`: nodes down to where no other id that the
+    /// entry may stand for shares the path, and the record at their end.
     fn part(
         &self,
         path: Path,
         record: u64,
-        other: u64,
+        occupant: Entry,
         depth: u32,
         added: &mut Held,
     ) -> Option<Entry> {
-        let theirs = self.path(self.load_id(other));
-        let last = (depth..Path::LEVELS).find(|&d| path.step(d) != theirs.step(d))?;
+        let mut fill = Entry::Empty;
+        // Depths of the nodes, and the occupant's path if it has one.
+        let (nodes, theirs) = match occupant {
+            Entry::Empty => (0..0, None),
+            Entry::Object(other) => {
+                let theirs = self.path(self.load_id(other));
+                let last = (depth..Path::LEVELS).find(|&d| path.step(d) != theirs.step(d))?;
+                (depth..last + 1, Some(theirs))
+            }
+            // Any other id may have been below.
+            _ => {
+                fill = Entry::Poison;
+                (depth..Path::LEVELS, None)
+            }
+        };
         let mut child = None;
-        for depth in (depth..=last).rev() {
+        for depth in nodes.rev() {
             let Some(node) = self.pam.allocate(trie::BYTES) else {
                 self.free_chain(child);
                 return None;
             };
             let node = node.offset;
-            self.arena.write(node, &[0; trie::BYTES]);
+            for number in 0..trie::ENTRIES {
+                self.arena.store(node + number * 8, fill.encode());
+            }
             let ours = child.map_or(Entry::Object(record), Entry::Trie);
             self.arena.store(node + path.step(depth), ours.encode());
-            if child.is_none() {
-                let other = Entry::Object(other).encode();
-                self.arena.store(node + theirs.step(depth), other);
+            if let (None, Some(theirs)) = (child, theirs) {
+                self.arena
+                    .store(node + theirs.step(depth), occupant.encode());
             }
             *added += Held::index(trie::BYTES as u64);
             child = Some(node);
         }
-        child.map(Entry::Trie)
+        Some(child.map_or(Entry::Object(record), Entry::Trie))
     }
 
     /// Frees nodes that `part` gave up: the records at their end stay.

@@ -384,7 +384,7 @@ impl Pool {
     }
 
     /// Makes a stored page the one at its key; `None`, and it is freed, if the index has no
-    /// room, which only a new key can meet.
+    /// room, which only a key can meet whose page is not there, or was lost to damage.
     fn publish(
         &self,
         state: &mut State,
@@ -428,18 +428,17 @@ impl Pool {
 
     /// The slot of a page, made if need be.
     fn slot(&self, state: &mut State, object: ObjectId, index: u32) -> Option<u64> {
-        let (record, new) = match self.find(state, object) {
-            Found::Record(record) => (record, false),
-            Found::Absent | Found::Poison => (
+        let record = match self.find(state, object) {
+            Found::Record(record) => record,
+            Found::Absent | Found::Poison => {
                 self.space
-                    .add_object(self.root(), object, &mut state.held)?,
-                true,
-            ),
+                    .add_object(self.root(), object, &mut state.held)?
+            }
         };
-        let at = self
-            .space
-            .make_page(record + object::ROOT, index, &mut state.held);
-        if at.is_none() && new {
+        let root = record + object::ROOT;
+        let at = self.space.make_page(root, index, &mut state.held);
+        // A new object that got no page goes again; not one whose pages were lost.
+        if at.is_none() && self.space.arena.load(root) == 0 {
             state.held -= self.space.remove_object(self.root(), object);
         }
         at

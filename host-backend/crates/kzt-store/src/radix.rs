@@ -62,7 +62,7 @@ impl Space {
     }
 
     /// Finds the slot of a page, making the nodes it needs; `None` if there is no room for them,
-    /// and nothing has changed. If the slot stays empty, `clear` takes the nodes back.
+    /// and no page has changed. If the slot stays empty, `clear` takes the nodes back.
     pub(crate) fn make_page(&self, root: u64, index: u32, held: &mut Held) -> Option<u64> {
         let index = u64::from(index);
         self.grow(root, index, held)?;

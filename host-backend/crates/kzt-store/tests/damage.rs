@@ -456,3 +456,65 @@ fn a_disk_is_warned_of() {
     let tmpfs = config.arena.starts_with("/dev/shm");
     assert_eq!(opened.unwrap().1.warnings.is_empty(), tmpfs);
 }
+
+/// A put below something that was lost makes its own page good, and no other object's pages
+/// zeros: those were lost as well.
+#[test]
+fn an_object_put_anew_does_not_make_its_lost_neighbours_absent() {
+    const POOL_ROOT: u64 = 4096 + 8;
+    let arena = ArenaPath::new();
+    write(&arena, &sample().0);
+    let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+    file.write_all_at(&[7; 8], POOL_ROOT).unwrap();
+    let mut cx = Context::new();
+    let mut out = [0; PAGE_SIZE];
+    let mut lost: Vec<ObjectId> = OBJECTS.to_vec();
+    lost.extend((3..60).map(|id| ObjectId([id, 0, 0])));
+    while let Some(object) = lost.pop() {
+        let (store, _) = arena.open(4 * MIB);
+        let pool = store.open_pool("a").unwrap();
+        pool.put(&mut cx, object, 5, &page(1)).unwrap();
+        assert_eq!(pool.get(&mut cx, object, 5, &mut out), Ok(true));
+        for other in lost.iter().chain(&[ObjectId([u64::MAX; 3])]) {
+            let got = pool.get(&mut cx, *other, 5, &mut out);
+            assert_eq!(got, Err(GetError::Corrupt), "{other:?} after {object:?}");
+        }
+    }
+    let (store, _) = arena.open(4 * MIB);
+    for client in CLIENTS {
+        store.destroy_pool(client).unwrap();
+    }
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.data, usage.fragmentation), (0, 0));
+}
+
+/// However far a put below something that was lost gets before it is refused.
+#[test]
+fn a_refused_put_does_not_make_a_lost_page_absent() {
+    const POOL_ROOT: u64 = 4096 + 8;
+    let arena = ArenaPath::new();
+    write(&arena, &sample().0);
+    let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+    file.write_all_at(&[7; 8], POOL_ROOT).unwrap();
+    let (store, _) = arena.open(4 * MIB);
+    let lost = store.open_pool("a").unwrap();
+    let other = store.open_pool("b").unwrap();
+    let mut cx = Context::new();
+    let mut out = [0; PAGE_SIZE];
+    // Each of these takes a frame, for its node, and nothing else.
+    let alone = |number: u32| number * 512;
+    let filled = (1..4096)
+        .find(|&i| {
+            let put = other.put(&mut cx, SWAP, alone(i), &[0; PAGE_SIZE]);
+            put.is_err()
+        })
+        .unwrap();
+    let mut refused = 0;
+    while lost.put(&mut cx, OBJECTS[1], 5, &[1; PAGE_SIZE]).is_err() {
+        let got = lost.get(&mut cx, OBJECTS[1], 5, &mut out);
+        assert_eq!(got, Err(GetError::Corrupt), "with {refused} frames free");
+        refused += 1;
+        assert!(other.flush(SWAP, alone(filled - refused)));
+    }
+    assert!(refused > 3, "for directory and tree");
+}
