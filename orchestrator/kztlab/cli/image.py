@@ -10,7 +10,6 @@ from kztlab.cli.output import emit, json_option, table
 from kztlab.cli.progress import showing
 from kztlab.errors import BadInput
 from kztlab.lab import record
-from kztlab.lab.doctor import demand
 from kztlab.places import Places
 from kztlab.spec import format_size
 
@@ -41,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace, places: Places) -> int:
-    demand(["images"])
     with showing(args) as progress:
         built = image.ensure(
             args.name, places, lambda step, elapsed: progress.step(args.name, step, elapsed)

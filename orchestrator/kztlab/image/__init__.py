@@ -6,7 +6,9 @@ differs from lab to lab is kept out of it: the lab's SSH keys ride in a second a
 initrd (`lab_initrd`), the host name on the kernel's command line.
 """
 
+from kztlab.image.build import NEEDED
 from kztlab.image.cache import Image, ensure, list_images, remove
 from kztlab.image.initrd import lab_initrd
+from kztlab.image.sources import KEYRING
 
-__all__ = ["Image", "ensure", "lab_initrd", "list_images", "remove"]
+__all__ = ["KEYRING", "NEEDED", "Image", "ensure", "lab_initrd", "list_images", "remove"]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from kztlab.places import Places
 
 _PREFIX = "kztlab-image-"
-_NEEDED = {  # program: Debian's package
+NEEDED = {  # program: Debian's package
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
     "mke2fs": "e2fsprogs",
@@ -53,7 +53,7 @@ def check_host(images: Path) -> None:
     """Raise `HostUnable` for what is missing, all at once and with the command that brings it."""
     missing = [
         package
-        for program, package in _NEEDED.items()
+        for program, package in NEEDED.items()
         if not shutil.which(program, path=search_path())
     ]
     if not Path(KEYRING).exists():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from kztlab import image
 from kztlab.errors import HostUnable, KztlabError
 from kztlab.places import Places
 from kztlab.spec import format_size
@@ -17,7 +18,8 @@ from kztlab.spec import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-Purpose = Literal["guests", "store", "images", "ssh"]
+Purpose = Literal["guests", "store", "images", "ssh", "disk", "shm"]
+"""What a requirement is for. `disk` and `shm` are about room for a lab that is still to come."""
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Where daemons are, which an ordinary user's PATH often lacks."""
@@ -119,16 +121,19 @@ def _requirements() -> list[Requirement]:
         Requirement("libvirt", "guests", _packaged("libvirtd", "libvirt-daemon")),
         Requirement("libvirt's QEMU driver", "guests", _qemu_driver),
         Requirement("kztmemd", "store", _kztmemd),
-        Requirement("shared memory", "store", _shared_memory),
-        Requirement("state folder", "guests", _state_folder),
+        Requirement("shared memory", "shm", _shared_memory),
+        Requirement("state folder", "disk", _state_folder),
         Requirement("ssh", "ssh", _packaged("ssh", "openssh-client")),
-        Requirement("mmdebstrap", "images", _packaged("mmdebstrap", "mmdebstrap")),
-        Requirement("mke2fs", "images", _packaged("mke2fs", "e2fsprogs")),
+        Requirement("Debian's keys", "images", _keyring),
+    ]
+    known = {each.name for each in found}
+    found += [
+        Requirement(name, "images", _packaged(name, package))
+        for name, package in image.NEEDED.items()
+        if name not in known
     ]
     if os.getuid() == 0:
         found.append(Requirement("service user", "guests", _service_user))
-    else:
-        found.append(Requirement("newuidmap", "images", _packaged("newuidmap", "uidmap")))
     return found
 
 
@@ -148,6 +153,12 @@ def _qemu_driver() -> str:
         if driver.exists():
             return str(driver)
     raise Missing("libvirt cannot drive QEMU", package="libvirt-daemon-driver-qemu")
+
+
+def _keyring() -> str:
+    if not Path(image.KEYRING).exists():
+        raise Missing(f"no {image.KEYRING}", package="debian-archive-keyring")
+    return image.KEYRING
 
 
 def _kztmemd() -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from kztlab.hypervisor import GuestState
     from kztlab.image import Image
+    from kztlab.lab.doctor import Purpose
     from kztlab.lab.plan import Options
     from kztlab.lab.progress import Progress
     from kztlab.lab.record import GuestRecord, LabRecord
@@ -51,8 +52,14 @@ def up(places: Places, spec: Path, options: Options, progress: Progress) -> Resu
 def admitted(places: Places, spec: Path) -> Cluster:
     """The cluster of a file, if it is right and this host can carry it; nothing is started yet."""
     cluster = load(spec)
-    _check(cluster, record.find(places, cluster.lab))
-    demand(["guests", "store"] if _own_store(cluster) else ["guests"])
+    known = record.find(places, cluster.lab)
+    _check(cluster, known)
+    purposes: list[Purpose] = ["guests"]
+    if _own_store(cluster):
+        purposes.append("store")
+    if known is None:  # one that is up has its room; how much of /dev/shm it needs, `_check` knows
+        purposes.append("disk")
+    demand(purposes)
     return cluster
 
 

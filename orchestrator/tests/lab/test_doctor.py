@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from kztlab import image
 from kztlab.errors import HostUnable
 from kztlab.lab import doctor
 
@@ -28,6 +29,11 @@ def test_each_finding_has_a_remedy_or_is_fine() -> None:
     for finding in doctor.examine():
         assert finding.detail
         assert finding.ok == (finding.remedy is None)
+
+
+def test_whatever_a_build_of_an_image_needs_is_looked_at() -> None:
+    names = {finding.name for finding in doctor.examine()}
+    assert image.NEEDED.keys() <= names
 
 
 def test_only_what_is_asked_for_is_looked_at() -> None:
