@@ -70,7 +70,8 @@ impl<'a> Port<'a> {
     }
 
     /// Tells the agent that it has no session.
-    pub(crate) fn reset(&self) -> Result<(), End> {
+    pub(crate) fn reset(&mut self) -> Result<(), End> {
+        self.count();
         self.peer.send(&port::reset(), None)
     }
 
@@ -94,6 +95,7 @@ impl<'a> Port<'a> {
         let Some((session, hello)) = self.hello.take() else {
             return Ok(());
         };
+        self.count();
         self.payload = 0..0;
         self.sender = Sender::new(session);
         self.longest = hello.max_frame - HEADER_LENGTH;
@@ -130,9 +132,7 @@ impl<'a> Port<'a> {
 
     /// Waits for more bytes; `false` when the peer has hung up.
     fn fill(&mut self, deadline: Option<Instant>) -> Result<bool, End> {
-        let seen = self.receiver.counters();
-        self.client.port.add(&self.told, &seen);
-        self.told = seen;
+        self.count();
         match self.intake.fill(self.peer, deadline)? {
             Filled::Bytes => {}
             Filled::Stalled => {
@@ -145,6 +145,13 @@ impl<'a> Port<'a> {
             Filled::Ended => self.ended = true,
         }
         Ok(!self.ended)
+    }
+
+    /// Tells the client what has been seen since the last time.
+    fn count(&mut self) {
+        let seen = self.receiver.counters();
+        self.client.port.add(&self.told, &seen);
+        self.told = seen;
     }
 
     /// Copies to `buffer` as much of the session's bytes as it holds.

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Frames of a guest's virtio-serial ports, made from docs/protocol.md and nothing else."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+HELLO: Final = 1
+WELCOME: Final = 2
+DATA: Final = 3
+STATS: Final = 4
+RESET: Final = 5
+
+HEADER: Final = struct.Struct("<4sBBHQIIII")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame, made or read; its checksum is never kept."""
+
+    kind: int
+    session: int
+    sequence: int = 0
+    payload: bytes = b""
+
+    def __bytes__(self) -> bytes:
+        return self._head(crc32c(self._head(0) + self.payload)) + self.payload
+
+    def _head(self, checksum: int) -> bytes:
+        length = len(self.payload)
+        fields = (self.kind, 0, self.session, self.sequence, length, checksum, 0)
+        return HEADER.pack(b"KZTP", 1, *fields)
+
+
+def read(stream: bytes) -> tuple[Frame, bytes]:
+    """The first frame of a stream, and the rest; raises `ValueError` if it is none."""
+    fields = HEADER.unpack_from(stream)
+    kind, session, sequence, length = fields[2], fields[4], fields[5], fields[6]
+    end = HEADER.size + length
+    frame = Frame(kind, session, sequence, stream[HEADER.size : end])
+    if bytes(frame) != stream[:end]:
+        raise ValueError(f"not a frame: {stream[:end]!r}")
+    return frame, stream[end:]
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
