@@ -76,8 +76,8 @@ pub(crate) struct Frames {
     arena: Arc<Arena>,
     records: Box<[Frame]>,
     extents: Mutex<Extents>,
-    /// Signalled when an extent has been backed, or could not be.
-    backed: Condvar,
+    /// Signalled when an extent has arrived: see [`Extents::moving`].
+    arrived: Condvar,
 }
 
 /// What a call of upkeep did.
@@ -109,7 +109,7 @@ impl Frames {
             arena,
             records,
             extents: Mutex::new(extents),
-            backed: Condvar::new(),
+            arrived: Condvar::new(),
         }
     }
 
@@ -150,12 +150,12 @@ impl Frames {
             if let Some(first) = extents.take(length) {
                 return Some(first);
             }
-            // Nothing in stock. What others are backing right now may be the last there is.
+            // Nothing in stock. What is on its way right now may be the last there is.
             if let Some(hole) = extents.take_hole() {
                 extents = self.back(extents, hole)?;
-            } else if extents.backing > 0 {
+            } else if extents.moving > 0 {
                 extents = self
-                    .backed
+                    .arrived
                     .wait(extents)
                     .unwrap_or_else(PoisonError::into_inner);
             } else {
@@ -168,21 +168,21 @@ impl Frames {
     /// it has no memory.
     fn back<'a>(
         &'a self,
-        mut extents: MutexGuard<'a, Extents>,
+        extents: MutexGuard<'a, Extents>,
         hole: u32,
     ) -> Option<MutexGuard<'a, Extents>> {
-        extents.backing += 1;
         drop(extents);
-        let backed = self.arena.back(u64::from(hole) * EXTENT);
+        let backed = self.arena.back(u64::from(hole) * EXTENT).is_ok();
+        let extents = self.arrive(hole, backed);
+        backed.then_some(extents)
+    }
+
+    /// Puts an extent where it belongs that has been backed or punched, or could not be.
+    fn arrive(&self, extent: u32, backed: bool) -> MutexGuard<'_, Extents> {
         let mut extents = self.extents();
-        extents.backing -= 1;
-        if backed.is_ok() {
-            extents.list(hole, u16::MAX);
-        } else {
-            extents.add_hole(hole);
-        }
-        self.backed.notify_all();
-        backed.is_ok().then_some(extents)
+        extents.arrive(extent, backed);
+        self.arrived.notify_all();
+        extents
     }
 
     /// Gives back what `allocate` returned.
@@ -226,13 +226,11 @@ impl Frames {
                     break;
                 };
                 drop(extents);
-                let punched = self.arena.punch(u64::from(ready) * EXTENT);
-                extents = self.extents();
-                if punched.is_err() {
-                    extents.list(ready, u16::MAX);
+                let punched = self.arena.punch(u64::from(ready) * EXTENT).is_ok();
+                extents = self.arrive(ready, !punched);
+                if !punched {
                     break;
                 }
-                extents.add_hole(ready);
                 done.returned += 1;
             }
         }
@@ -325,8 +323,8 @@ struct Extents {
     /// Extents that have host memory, being backed and punched included: at most `limit`.
     backed: u32,
     limit: u32,
-    /// Extents being backed right now.
-    backing: u32,
+    /// Of these, the ones being backed or punched right now: in no list, and free soon.
+    moving: u32,
     /// Backed extents that are wholly free.
     ready: u32,
     /// Frames in use.
@@ -346,7 +344,7 @@ impl Extents {
             holes: NONE,
             backed: 1,
             limit,
-            backing: 0,
+            moving: 0,
             ready: 0,
             in_use: 0,
         };
@@ -427,21 +425,29 @@ impl Extents {
         }
         self.holes = self.table[hole as usize].next;
         self.backed += 1;
+        self.moving += 1;
         Some(hole)
     }
 
-    /// An extent without host memory, after all or again.
-    fn add_hole(&mut self, extent: u32) {
-        self.backed -= 1;
-        self.add_unused(extent);
-    }
-
+    /// Takes a free extent to be punched; its memory counts until it has arrived as a hole.
     fn take_ready(&mut self) -> Option<u32> {
         let extent = self.by_run[EXTENT_FRAMES as usize];
         (extent != NONE).then(|| {
             self.unlist(extent);
+            self.moving += 1;
             extent
         })
+    }
+
+    /// What was taken has host memory now, or none.
+    fn arrive(&mut self, extent: u32, backed: bool) {
+        self.moving -= 1;
+        if backed {
+            self.list(extent, u16::MAX);
+        } else {
+            self.backed -= 1;
+            self.add_unused(extent);
+        }
     }
 
     fn add_unused(&mut self, extent: u32) {
@@ -486,7 +492,7 @@ mod tests {
         let mut extents = Extents::new(4, 4);
         for _ in 0..2 {
             let hole = extents.take_hole().unwrap();
-            extents.list(hole, u16::MAX);
+            extents.arrive(hole, true);
         }
         let a = extents.take(12).unwrap();
         assert_eq!(
@@ -506,7 +512,25 @@ mod tests {
         let mut extents = Extents::new(10, 3);
         let holes: Vec<_> = std::iter::from_fn(|| extents.take_hole()).collect();
         assert_eq!(holes.len(), 2, "the header's extent counts");
-        extents.add_hole(holes[0]);
+        extents.arrive(holes[0], false);
         assert!(extents.take_hole().is_some());
+    }
+
+    /// Else a put at the limit would be refused for an extent that is being given back.
+    #[test]
+    fn extents_under_way_are_known_in_both_directions() {
+        let mut extents = Extents::new(3, 3);
+        for _ in 0..2 {
+            let hole = extents.take_hole().unwrap();
+            assert_eq!(extents.moving, 1);
+            extents.arrive(hole, true);
+        }
+        let punched = extents.take_ready().unwrap();
+        extents.take(16).unwrap();
+        assert_eq!((extents.take(1), extents.take_hole()), (None, None));
+        assert_eq!(extents.moving, 1, "it is worth waiting");
+        extents.arrive(punched, false);
+        assert_eq!(extents.moving, 0);
+        assert_eq!(extents.take_hole(), Some(punched));
     }
 }
