@@ -122,7 +122,7 @@ pub(crate) fn fill(page: &mut Page, word: u64) {
     }
 }
 
-/// One thread's working memory for the codecs: about 170 KiB, zstd's contexts come with the
+/// One thread's working memory for the codecs: 136 KiB, zstd's contexts come with the
 /// first page that needs them. After that no page allocates anything.
 pub struct Context {
     lzo: lzo::Lzo,

@@ -6,7 +6,7 @@
 //!
 //! The index in the arena is the truth; everything on the heap is rebuilt from it. The heap is
 //! bounded: 24 bytes for each 4 KiB of `memory`, 12 for each 64 KiB, and at most 1 MiB for
-//! tables and pools; while recovering, another bit for each 4 KiB. Each [`Context`] adds 170
+//! tables and pools; while recovering, another bit for each 4 KiB. Each [`Context`] adds 136
 //! KiB, and what zstd's contexts take where that codec is used.
 
 #![allow(

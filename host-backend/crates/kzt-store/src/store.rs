@@ -316,7 +316,7 @@ fn inspect(file: &ArenaFile, path: &Path, boot: [u64; 2]) -> Result<Origin, Open
     if file.len == 0 {
         return Ok(Origin::New);
     }
-    if file.len < EXTENT {
+    if !(EXTENT..=layout::MAX_MEMORY).contains(&file.len) {
         return Err(damaged());
     }
     let mut bytes = vec![0; EXTENT as usize];

@@ -432,6 +432,22 @@ fn other_files_are_not_touched() {
     assert!(Store::open(&folder).is_err());
 }
 
+/// Tables for what it claims to be would take gigabytes of heap.
+#[test]
+fn a_file_longer_than_any_arena_is_refused() {
+    let arena = ArenaPath::new();
+    write(&arena, &sample().0);
+    let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+    for (len, sound) in [((1 << 40) + 1, false), (4 * MIB, true)] {
+        file.set_len(len).unwrap();
+        let opened = Store::open(&arena.config(4 * MIB, Codec::Lzo));
+        match opened {
+            Err(OpenError::NotAnArena { .. }) => assert!(!sound),
+            opened => assert!(sound && opened.is_ok()),
+        }
+    }
+}
+
 #[test]
 fn sizes_are_checked() {
     let arena = ArenaPath::new();
