@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from kztlab.lab.session import Member, Session
 
 
+SETTLE = 2.0
+"""Seconds at most between the last workload's end and that of the sampling."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a run came to; the lab is up, in whole or in part."""
@@ -97,7 +101,8 @@ class Run:
                 name: Runner(name, member.shell, WORKLOAD_GROUP) for name, member in members.items()
             }
             outcomes = run_all(cluster, runners, self._session.progress, self._session.stop)
-            self._session.stop.wait(cluster.collect.interval)  # the last counts are in by then
+            # A guest too crowded for the last sample at the end has had its regular one by then.
+            self._session.stop.wait(min(cluster.collect.interval, SETTLE))
             self._watch.look()
         silent = {each.guest for each in outcomes if each.lost}
         for member in members.values():
