@@ -98,13 +98,13 @@ class Places:
         Raises `HostUnable` if it cannot be made, or if somebody else was there first: a folder
         under /tmp that another user made could be watched or swapped by them.
         """
-        for missing in reversed([p for p in (path, *path.parents) if not p.exists()]):
-            try:
+        try:
+            for missing in reversed([p for p in (path, *path.parents) if not p.exists()]):
                 missing.mkdir(mode=mode, exist_ok=True)
-            except OSError as error:
-                raise HostUnable(f"cannot create the folder {missing}: {error.strerror}") from error
-            self.own(missing)
-        info = path.lstat()
+                self.own(missing)
+            info = path.lstat()
+        except OSError as error:
+            raise HostUnable(f"cannot create the folder {path}: {error.strerror}") from error
         if not stat.S_ISDIR(info.st_mode) and not path.is_dir():
             raise HostUnable(f"{path} is in the way: it is not a folder")
         if info.st_uid not in {os.getuid(), self.account().pw_uid}:

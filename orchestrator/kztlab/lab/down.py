@@ -35,7 +35,7 @@ def down(places: Places, lab: str, progress: Progress) -> bool:
 
 def down_locked(places: Places, lab: str, progress: Progress) -> bool:
     """`down` for a caller that holds the lab's lock; whether there was anything on record."""
-    known = _known(places, lab)
+    known = record.readable(places, lab)  # a damaged one must not keep it from going down
     with Hypervisor.connect(places, known.uri if known else None) as hypervisor:
         there = end_guests(hypervisor, lab, progress) or known is not None
     _end_store(places, lab, known, progress)
@@ -80,14 +80,6 @@ def end_guests(hypervisor: Hypervisor, lab: str, progress: Progress) -> bool:
 def daemon(places: Places, lab: str) -> Daemon:
     """The lab's own store, whether it has one or not."""
     return Daemon(places.lab(lab) / "store", places.sockets(lab), places.user)
-
-
-def _known(places: Places, lab: str) -> LabRecord | None:
-    """The record, if it can be read: a damaged one must not keep the lab from going down."""
-    try:
-        return record.find(places, lab)
-    except HostUnable:
-        return None
 
 
 def _end_store(places: Places, lab: str, known: LabRecord | None, progress: Progress) -> None:

@@ -109,6 +109,14 @@ def find(places: Places, lab: str) -> LabRecord | None:
         ) from error
 
 
+def readable(places: Places, lab: str) -> LabRecord | None:
+    """The lab's record, for whom a damaged one is as good as none."""
+    try:
+        return find(places, lab)
+    except HostUnable:
+        return None
+
+
 def check_name(lab: str) -> str:
     """`lab`, if it can be a lab's name at all; else `BadInput`. It becomes part of paths."""
     if NAME.fullmatch(lab) is None:
@@ -131,6 +139,9 @@ def get(places: Places, lab: str) -> LabRecord:
 def names(places: Places) -> list[str]:
     """Every lab that has a folder, whole or half-made."""
     try:
-        return sorted(entry.name for entry in places.labs.iterdir() if entry.is_dir())
+        entries = [entry.name for entry in places.labs.iterdir() if entry.is_dir()]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise HostUnable(f"cannot read {places.labs}: {error.strerror}") from error
+    return sorted(name for name in entries if NAME.fullmatch(name))

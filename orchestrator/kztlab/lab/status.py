@@ -103,10 +103,11 @@ def _condition(guest: GuestRecord, state: GuestState | None) -> tuple[str, str |
 
 def overview(places: Places) -> list[dict[str, Any]]:
     """All labs of this kztlab, also those that nothing but their guests is left of."""
-    known = {name: _readable(places, name) for name in record.names(places)}
+    known = {name: record.readable(places, name) for name in record.names(places)}
     there: Counter[str] = Counter()
-    if session.started(places):
-        with Hypervisor.connect(places) as hypervisor:
+    uris = {lab.uri for lab in known.values() if lab is not None and lab.uri is not None}
+    for uri in [*([None] if session.started(places) else []), *sorted(uris)]:
+        with Hypervisor.connect(places, uri) as hypervisor:
             there.update(state.lab for state in hypervisor.list())
     labs = []
     for name in sorted(known.keys() | there.keys()):
@@ -130,10 +131,3 @@ def _word(lab: LabRecord | None, running: int) -> str:
         return "broken"
     ready = all(guest.phase == "ready" for guest in lab.guests.values())
     return "up" if ready and running == len(lab.guests) else "partly up"
-
-
-def _readable(places: Places, name: str) -> LabRecord | None:
-    try:
-        return record.find(places, name)
-    except HostUnable:
-        return None

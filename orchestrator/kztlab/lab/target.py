@@ -26,7 +26,7 @@ class Target:
 
 def resolve(places: Places, name: str) -> Target:
     """The guest of this name; `BadInput` if there is none or more than one."""
-    labs = [found for each in record.names(places) if (found := record.find(places, each))]
+    labs = [found for each in record.names(places) if (found := record.readable(places, each))]
     targets = [Target(lab, guest) for lab in labs for guest in lab.guests.values()]
     for matches in (
         [each for each in targets if name == f"{each.lab.lab}/{each.guest.name}"],

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from kztlab.errors import BadInput, HostUnable
-from kztlab.lab import record
+from kztlab.lab import record, target
 from kztlab.lab.plan import Options, plan
 from kztlab.lab.record import LabRecord
+from kztlab.places import Places
 from kztlab.spec import load
-
-if TYPE_CHECKING:
-    from kztlab.places import Places
 
 EVERYTHING = """\
 lab: a
@@ -68,6 +65,27 @@ def test_a_damaged_record_names_its_file_and_the_way_out(empty: Places, content:
     with pytest.raises(HostUnable, match=str(path)) as caught:
         record.find(empty, "a")
     assert "kztlab down a" in (caught.value.hint or "")
+
+
+def test_a_damaged_record_hides_no_other_labs_guests(empty: Places, lab: LabRecord) -> None:
+    lab.save(empty)
+    (empty.folder(empty.lab("b")) / "lab.json").write_text("{")
+    assert target.resolve(empty, "a/web-1").guest == lab.guests["web-1"]
+
+
+def test_only_folders_that_a_lab_can_have_made_are_labs(empty: Places, lab: LabRecord) -> None:
+    lab.save(empty)
+    (empty.labs / "lost+found").mkdir()
+    assert record.names(empty) == ["a"]
+
+
+def test_a_state_folder_that_is_none_is_the_hosts_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    places = Places(tmp_path / "file", tmp_path / "cache", tmp_path / "run", None)
+    with pytest.raises(HostUnable, match="Not a directory"):
+        record.names(places)
+    with pytest.raises(HostUnable, match="Not a directory"):
+        places.folder(places.lab("a"))
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "A", "a/b", "a" * 32, "a\n"])
