@@ -55,16 +55,18 @@ what would help), 70 a bug in kztlab, 130 interrupted (what was started is liste
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(given).parse_args(given)
+    debug = False
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
+        args = _parser(given).parse_args(given)  # loads the verb's module, which takes a while
+        debug = args.debug
         code: int = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail(Interrupted("interrupted"))
     except KztlabError as error:
-        if args.debug:
+        if debug:
             traceback.print_exc()
         return _fail(error)
     except BrokenPipeError:
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001  -- the last resort: a bug is reported, not thrown
-        if args.debug:
+        if debug:
             traceback.print_exc()
         return _bug(error)
     return code
