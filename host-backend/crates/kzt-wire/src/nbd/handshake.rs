@@ -244,9 +244,11 @@ impl Handshake {
             return replies.error(option_reply::ERR_UNKNOWN, "no such export");
         }
         if found {
+            // A list gives no numbers: they are of what has been set.
+            let id = if set { BASE_ALLOCATION_ID } else { 0 };
             replies.send(
                 option_reply::META_CONTEXT,
-                &[&BASE_ALLOCATION_ID.to_be_bytes(), BASE_ALLOCATION],
+                &[&id.to_be_bytes(), BASE_ALLOCATION],
             );
         }
         if set {
