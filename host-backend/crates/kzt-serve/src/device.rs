@@ -170,7 +170,14 @@ fn put_errno(error: PutError) -> Errno {
 /// The pages a byte range touches, each with the part of the page that lies in the range.
 fn pages(offset: u64, length: u64) -> impl DoubleEndedIterator<Item = (u32, Range<usize>)> {
     let end = offset + length;
-    (offset / PAGE..end.div_ceil(PAGE)).map(move |index| {
+    let first = offset / PAGE;
+    // A range of no bytes touches nothing, even within a page.
+    let last = if length == 0 {
+        first
+    } else {
+        end.div_ceil(PAGE)
+    };
+    (first..last).map(move |index| {
         let start = offset.saturating_sub(index * PAGE).min(PAGE);
         let stop = (end - index * PAGE).min(PAGE);
         (page_number(index), start as usize..stop as usize)

@@ -45,6 +45,9 @@ pub struct Sockets<'a> {
 pub struct Server {
     store: Arc<Store>,
     services: Mutex<Services>,
+    /// Held while a client is being added or removed, whose sockets and pool must not meet a
+    /// namesake's. Taken before `services`.
+    changing: Mutex<()>,
 }
 
 struct Services {
@@ -111,7 +114,12 @@ impl Server {
             housekeeper: Some(housekeeper),
             by_name: BTreeMap::new(),
         });
-        Ok((Self { store, services }, recovery))
+        let server = Self {
+            store,
+            services,
+            changing: Mutex::new(()),
+        };
+        Ok((server, recovery))
     }
 
     /// Serves `name`'s swap device of `swap_bytes` bytes on new sockets. The pages its pool holds
@@ -129,6 +137,7 @@ impl Server {
         if swap_bytes % PAGE_SIZE as u64 != 0 || pages == 0 || pages > 1 << 32 {
             return Err(ServeError::SwapSize(swap_bytes));
         }
+        let _changing = self.changing();
         let mut services = self.lock();
         if services.housekeeper.is_none() {
             return Err(ServeError::ShutDown);
@@ -153,6 +162,7 @@ impl Server {
     /// # Errors
     /// [`ServeError::NoClient`] when there is neither.
     pub fn remove_client(&self, name: &str) -> Result<(), ServeError> {
+        let _changing = self.changing();
         let service = self.lock().by_name.remove(name);
         match service {
             Some(service) => service.stop(Duration::ZERO),
@@ -224,6 +234,10 @@ impl Server {
         if let Some(housekeeper) = housekeeper {
             housekeeper.stop();
         }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Services> {

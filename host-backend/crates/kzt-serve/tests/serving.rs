@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
 use std::time::Duration;
 
 use common::{ENOSPC, FLUSH, Lab, NO_HOLE, READ, TRIM, WRITE, WRITE_ZEROES, ended, noise};
@@ -211,6 +212,21 @@ fn an_error_concerns_its_request_only() {
 }
 
 #[test]
+fn a_request_of_no_bytes_changes_nothing() {
+    let lab = Lab::new(64 << 20);
+    lab.add("a", 1 << 20);
+    let mut nbd = lab.nbd("a");
+    for offset in [0, 1, 4096, 5000, 1 << 20] {
+        assert_eq!(nbd.write(offset, &[]), 0);
+        for flags in [0, NO_HOLE] {
+            assert_eq!(nbd.call(WRITE_ZEROES, flags, offset, 0, &[]), 0);
+        }
+        assert_eq!(nbd.call(TRIM, 0, offset, 0, &[]), 0);
+        assert_eq!(lab.server.client_stats("a").unwrap().pool.pages, 0);
+    }
+}
+
+#[test]
 fn a_full_store_refuses_and_keeps_what_it_has() {
     let lab = Lab::with_codec(16 << 20, Codec::None);
     lab.add("a", 1 << 30);
@@ -327,6 +343,21 @@ fn removing_a_client_closes_its_connections_and_destroys_its_pool() {
     ));
     lab.add("a", 1 << 20);
     assert_eq!(lab.nbd("a").read(0, 4096).unwrap(), [0; 4096]);
+}
+
+#[test]
+fn a_name_is_free_no_sooner_than_its_pool_is_gone() {
+    let lab = Lab::new(64 << 20);
+    lab.add("a", 1 << 20);
+    for _ in 0..50 {
+        thread::scope(|scope| {
+            scope.spawn(|| lab.server.remove_client("a").unwrap());
+            while lab.try_add("a", 1 << 20, "a").is_err() {
+                thread::yield_now();
+            }
+        });
+        assert_eq!(lab.nbd("a").write(0, &[1; 4096]), 0);
+    }
 }
 
 #[test]
