@@ -96,7 +96,6 @@ impl<'a> Port<'a> {
             return Ok(());
         };
         self.count();
-        self.payload = 0..0;
         self.sender = Sender::new(session);
         self.longest = hello.max_frame - HEADER_LENGTH;
         let welcome = Welcome {

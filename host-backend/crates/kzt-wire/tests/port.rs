@@ -154,6 +154,24 @@ fn another_hello_begins_another_session() {
 }
 
 #[test]
+fn the_last_hello_within_a_broken_frame_counts() {
+    let mut host = host();
+    // A page that goes on, after its HELLO, like a frame that would swallow all that follows.
+    let swallowing = &frame(3, 666, 0, &vec![0; 20_000])[..100];
+    let page = [hello(666), swallowing].concat();
+    let broken = &frame(3, SESSION, 0, &page.repeat(50))[..32 + page.len()];
+    let input = [broken, hello(8), hello(8)].concat();
+    assert_eq!(host.next(&input).taken, 0);
+    let step = host.stalled(&input);
+    assert!(matches!(
+        step.event,
+        Some(HostEvent::Hello { session: 8, .. })
+    ));
+    assert_eq!(step.taken, input.len());
+    assert_eq!(host.counters().skipped, (input.len() - 40) as u64);
+}
+
+#[test]
 fn every_header_byte_counts() {
     let whole = frame(3, SESSION, 0, b"page");
     for at in 0..whole.len() {
