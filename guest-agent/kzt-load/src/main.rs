@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(message) => {
-            eprintln!("kzt-load: {message}");
+            tell(&message);
             ExitCode::from(CANNOT_RUN)
         }
     }
@@ -88,6 +88,11 @@ fn run_anon(anon: &Anon) -> Result<Report, String> {
         traffic,
         damage: load.into_damage(),
     })
+}
+
+/// Say something on stderr. Unlike with `eprintln!`, nobody need listen: that is no reason to end.
+fn tell(message: &str) {
+    let _ = writeln!(std::io::stderr(), "kzt-load: {message}");
 }
 
 fn print(text: &str) -> Result<(), String> {

@@ -36,10 +36,10 @@ impl Progress {
         let now = Instant::now();
         if now >= self.next {
             let seconds = (now - self.began).as_secs();
-            eprintln!(
-                "kzt-load: {seconds} s, {stage}: {} pages, {bad_pages} bad",
+            crate::tell(&format!(
+                "{seconds} s, {stage}: {} pages, {bad_pages} bad",
                 self.visits
-            );
+            ));
             self.next = now + INTERVAL;
         }
     }

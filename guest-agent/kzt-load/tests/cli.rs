@@ -8,7 +8,9 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Lines};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -205,6 +207,17 @@ fn bad_usage_is_told_with_the_option_and_ends_with_2() {
         );
         assert_eq!(stdout(&output), "", "{arguments:?}");
     }
+}
+
+#[test]
+fn nobody_need_listen_to_what_is_told() {
+    let (stderr, other) = UnixStream::pair().unwrap();
+    drop(other);
+    let status = Command::new(env!("CARGO_BIN_EXE_kzt-load"))
+        .stderr(OwnedFd::from(stderr))
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(2));
 }
 
 #[test]
