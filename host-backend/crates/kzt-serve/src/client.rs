@@ -11,7 +11,7 @@ use crate::connection::Peer;
 use crate::control::Report;
 use crate::histogram::{Histogram, Latency};
 use crate::logging::ClientLog;
-use crate::port::PortCounters;
+use crate::port::PortTotals;
 
 /// Connections of a kind a client may have at once, those still in negotiation included.
 const MAX_CONNECTIONS: usize = 16;
@@ -21,7 +21,7 @@ pub(crate) struct Client {
     pub(crate) size: u64,
     pub(crate) pool: Arc<Pool>,
     pub(crate) latency: Histograms,
-    pub(crate) port: PortCounters,
+    pub(crate) port: PortTotals,
     pub(crate) log: ClientLog,
     report: Mutex<Option<Report>>,
     connections: Mutex<Connections>,
@@ -88,7 +88,7 @@ impl Client {
             size,
             pool,
             latency: Histograms::default(),
-            port: PortCounters::default(),
+            port: PortTotals::default(),
             log: ClientLog::new(name),
             report: Mutex::default(),
             connections: Mutex::new(Connections {

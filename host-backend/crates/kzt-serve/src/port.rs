@@ -202,7 +202,7 @@ impl Channel for Port<'_> {
 
 /// What a client's relay ports have seen, all of them together.
 #[derive(Default)]
-pub(crate) struct PortCounters {
+pub(crate) struct PortTotals {
     sessions: AtomicU64,
     frames: AtomicU64,
     ignored: AtomicU64,
@@ -210,7 +210,7 @@ pub(crate) struct PortCounters {
     skipped: AtomicU64,
 }
 
-impl PortCounters {
+impl PortTotals {
     /// Adds what one receiver has counted between `before` and `now`.
     pub(crate) fn add(&self, before: &Counters, now: &Counters) {
         for (sum, before, now) in [
