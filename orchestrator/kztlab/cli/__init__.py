@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from kztlab.errors import Interrupted, KztlabError
+from kztlab.errors import HostUnable, Interrupted, KztlabError
 from kztlab.places import Places
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ VERBS = {
     "image": "build, list and remove guest images",
 }
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What a disk says that cannot be written."""
+
 BUG = 70
 """Exit code for an error that is kztlab's own: sysexits' EX_SOFTWARE."""
 
@@ -65,10 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail(Interrupted("interrupted"))
-    except KztlabError as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(error)
     except BrokenPipeError:
         # whoever read our output has had enough; nothing can be told any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  -- the last resort: a bug is reported, not thrown
         if debug:
             traceback.print_exc()
-        return _bug(error)
+        return _fail(known) if (known := _known(error)) else _bug(error)
     return code
 
 
@@ -115,6 +115,21 @@ def _fail(error: KztlabError) -> int:
     if error.hint:
         print(f"  hint: {error.hint}", file=sys.stderr)
     return error.exit_code
+
+
+def _known(error: Exception) -> KztlabError | None:
+    """The error as one for the user, unless it is a bug.
+
+    A full disk is told here, because files are written in so many places.
+    """
+    if isinstance(error, KztlabError):
+        return error
+    if isinstance(error, OSError) and error.errno in FULL:
+        return HostUnable(
+            f"cannot write {error.filename or 'a file'}: {error.strerror}",
+            hint="make room; KZTLAB_STATE and KZTLAB_CACHE name folders on other disks",
+        )
+    return None
 
 
 def _bug(error: Exception) -> int:

@@ -7,12 +7,13 @@ look at: each requirement has a hint, and the error carries the end of the guest
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from kztlab.errors import GuestLost
+from kztlab.errors import GuestLost, HostUnable
 from kztlab.guest.shell import Shell, Unreachable, has_banner
 from kztlab.hypervisor import console
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kztlab.hypervisor import Departure, GuestState
+
+_ROOM = 1 << 20
+"""Bytes without which a boot is hopeless: its console log and its overlay grow as it goes on."""
 
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 0.5
@@ -70,7 +74,8 @@ def wait_ready(
 ) -> Shell:
     """Wait until the guest lets us in, at most `limit` seconds, and return the way in.
 
-    Raises `GuestLost` if it takes longer, and at once if the guest goes away.
+    Raises `GuestLost` if it takes longer, and at once if the guest goes away; `HostUnable` if the
+    disk that it writes to is full.
     """
     shells: list[Shell] = []
     wait = Wait(watcher, guest, limit=limit, progress=progress)
@@ -147,11 +152,12 @@ class Wait:
                 time.sleep(_POLL_SECONDS)
 
     def tell(self, step: str) -> None:
-        """Say where the wait is, and notice if the guest has gone."""
+        """Say where the wait is, and notice if the guest has gone or has no disk to write to."""
         now = time.monotonic()
         self._progress(step, now - self._begin, self._limit)
         if now >= self._next_look:
             self._next_look = now + _WATCH_SECONDS
+            _check_room(self._guest.console_log.parent, step)
             departure = self._watcher.departure(self._guest)
             if departure is not None:
                 when = f"at step '{step}' after {now - self._begin:.1f} s"
@@ -162,6 +168,15 @@ class Wait:
             self._guest,
             f"was not ready after {self._limit:.0f} s: it stopped at step '{requirement.name}'",
             hint=requirement.hint,
+        )
+
+
+def _check_room(folder: Path, step: str) -> None:
+    """Raise `HostUnable` if the guest's disk and console cannot be written any more."""
+    if shutil.disk_usage(folder).free < _ROOM:
+        raise HostUnable(
+            f"the disk that has {folder} is full, at step '{step}'",
+            hint="make room, or set KZTLAB_STATE to a folder on another disk",
         )
 
 

@@ -30,6 +30,8 @@ T = TypeVar("T")
 _START_TRIES = 8
 _EVENT_SECONDS = 1.0
 
+_PAUSED = "was paused by QEMU, which happens when the host has no room for its disk"
+
 _GONE = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
 """What libvirt answers about a domain that has just ended."""
 
@@ -162,13 +164,14 @@ class Hypervisor:
         return answer["return"]
 
     def departure(self, guest: GuestState) -> Departure | None:
-        """Why a guest that was there is gone; None as long as it is there.
+        """Why a guest that was there is gone or stands still; None as long as it runs.
 
         A panic is told by the console, whoever asks; the rest by what this process has heard from
         libvirt while it was connected.
         """
-        if any(state.uuid == guest.uuid for state in self.list(guest.lab)):
-            return None
+        there = next((each for each in self.list(guest.lab) if each.uuid == guest.uuid), None)
+        if there is not None:
+            return Departure("paused", _PAUSED) if there.state == "paused" else None
         panic = console.panic(guest.console_log)
         if panic is not None:
             return Departure("panic", f"panicked: {panic}")

@@ -81,8 +81,8 @@ class GuestState:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """Why a guest is not there any more."""
+    """Why a guest is not there any more, or does not go on."""
 
-    kind: Literal["panic", "shutdown", "destroyed", "killed", "unknown"]
+    kind: Literal["panic", "shutdown", "destroyed", "killed", "paused", "unknown"]
     detail: str
     """A sentence's predicate: "panicked: Attempted to kill init!"."""

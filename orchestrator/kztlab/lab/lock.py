@@ -7,6 +7,7 @@ however that one dies. The file holds its owner's pid, for the message to whoeve
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -32,8 +33,9 @@ def locked(places: Places, lab: str, *, patience: float = PATIENCE) -> Iterator[
     """Hold the lab, creating its folder if need be; `HostUnable` names a process in the way."""
     descriptor = _acquire(places, lab, time.monotonic() + patience)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk, labs still go down
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         _tidy(places.lab(lab))

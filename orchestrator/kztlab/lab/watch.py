@@ -56,21 +56,9 @@ class Watch:
 
     def _look(self) -> None:
         session = self._session
-        there = {state.uuid: state for state in session.hypervisor.list(session.record.lab)}
         for member in list(self._members):
             if member.loss is None:
-                state = there.get(member.state.uuid)
-                predicate = self._departed(member) if state is None else _stuck(state.state)
-                if predicate is not None:
-                    member.lose(lost(member.state, predicate))
-                    session.progress.done(member.name, predicate, ok=False)
-
-    def _departed(self, member: Member) -> str | None:
-        departure = self._session.hypervisor.departure(member.state)
-        return departure.detail if departure else None
-
-
-def _stuck(state: str) -> str | None:
-    if state == "paused":
-        return "was paused by QEMU, which happens when the host has no room for its disk"
-    return None
+                departure = session.hypervisor.departure(member.state)
+                if departure is not None:
+                    member.lose(lost(member.state, departure.detail))
+                    session.progress.done(member.name, departure.detail, ok=False)

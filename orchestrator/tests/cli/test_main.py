@@ -203,6 +203,19 @@ def test_a_bug_is_kept_for_its_finder(
     assert "ZeroDivisionError: oh" in kept.read_text()
 
 
+def test_a_disk_that_is_full_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(_args: argparse.Namespace) -> int:
+        return Path("/dev/full").write_text("something", encoding="utf-8")
+
+    monkeypatch.setattr(ls, "run", write)
+    assert cli.main(["ls"]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith("kztlab: error: cannot write a file: No space left on device\n")
+    assert "make room" in said
+
+
 def test_debug_shows_the_traceback(kztlab: Kztlab) -> None:
     done = kztlab("status", "nosuch", "--debug")
     assert done.returncode == 2
