@@ -90,6 +90,9 @@ class GuestResult(Result):
     stored_pages: int | None = Field(description="Most pages held in the store at once.")
     stored_bytes: int | None = Field(description="Most memory they took in the store.")
     ratio: float | None = Field(description="Compression ratio when most pages were stored.")
+    refused_pages: int | None = Field(
+        description="Pages the store refused while workloads ran, because it was full."
+    )
     load_pages: int = Field(description="Pages its workloads filled.")
     out: Traffic
     into: Traffic
@@ -167,6 +170,10 @@ def summarize(
     store = run.samples("store")
     reports = {each.guest: each for each in ran}
     interval = cluster.collect.interval
+    guests = [
+        _guest(guest, reports.get(guest.name) or Ran(guest=guest.name), run, store, interval)
+        for guest in cluster.expanded()
+    ]
     summary = Summary(
         lab=cluster.lab,
         run=str(run.path),
@@ -177,13 +184,10 @@ def summarize(
         seconds=round(ended - origin, 3),
         versions=versions,
         host=_host(run.samples("host")),
-        guests=[
-            _guest(guest, reports.get(guest.name) or Ran(guest=guest.name), run, store, interval)
-            for guest in cluster.expanded()
-        ],
+        guests=guests,
         store=next((sample["status"] for sample in reversed(store) if "status" in sample), None),
         errors=list(errors),
-        warnings=list(warnings),
+        warnings=[*warnings, *filter(None, map(_refusal, guests))],
     )
     run.write(run.summary.name, summary.model_dump_json(indent=2) + "\n")
     return summary
@@ -234,6 +238,7 @@ def _guest(
         traffic[ours] = Traffic(
             guest=_whole(swapped.increase(windows)), store=_whole(counted.increase(windows))
         )
+    refused = client_series(store, ran.client, "failed_puts", interval) if ran.client else None
     pages, size, ratio = _stored(store, ran.client, interval)
     return GuestResult(
         name=guest.name,
@@ -247,6 +252,7 @@ def _guest(
         stored_pages=pages,
         stored_bytes=size,
         ratio=ratio,
+        refused_pages=None if refused is None else _whole(refused.increase(windows)),
         load_pages=sum(workload.pages or 0 for workload in ran.workloads),
         out=traffic["pswpout"],
         into=traffic["pswpin"],
@@ -272,6 +278,16 @@ def _stored(
     )
     ratio = None if most is None else round(most[1], 3)
     return _whole(pages.peak()), _whole(size.peak()), ratio
+
+
+def _refusal(guest: GuestResult) -> str | None:
+    """What to say of a guest whose pages did not all find room; it kept those in its memory."""
+    if not guest.refused_pages:
+        return None
+    return (
+        f"the store was full and refused {guest.refused_pages:,} pages of {guest.name}: give it "
+        "more memory, or the guests less to swap"
+    )
 
 
 def _whole(value: float | None) -> int | None:

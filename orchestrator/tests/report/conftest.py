@@ -89,7 +89,7 @@ def client(time: float, name: str, guest: int) -> dict[str, Any]:
             "get_hits": int(puts * 0.7),
             "flushes": puts // 3,
             "flush_found": puts // 4,
-            "failed_puts": 0,
+            "failed_puts": puts // 100 if name == "web-2" else 0,
             "crc_errors": 0,
         },
         "latency": {

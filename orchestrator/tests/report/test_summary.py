@@ -56,6 +56,13 @@ def test_ends_that_count_differently_are_told_apart() -> None:
     assert not Traffic(guest=1000, store=None).disagrees
 
 
+def test_refused_pages_are_a_warning(summarized: Callable[..., Summary]) -> None:
+    summary = summarized()
+    assert [guest.refused_pages for guest in summary.guests] == [0, 768, 0, None]
+    (warning,) = summary.warnings
+    assert warning.startswith("the store was full and refused 768 pages of web-2")
+
+
 def test_summary_json_reads_back(summarized: Callable[..., Summary], run: RunDirectory) -> None:
     summary = summarized()
     assert Summary.model_validate_json(run.summary.read_bytes()) == summary
