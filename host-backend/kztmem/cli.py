@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> Invocation:
     Raises `BadInput`; exits by itself for --help and for words argparse does not know.
     """
     args = _parser().parse_args(argv)
-    state = _absolute(args.state)
+    state = _absolute(args.state, key="--state")
     sockets: Path | None = args.sockets
     memory: int | None = None
     codec: str | None = None
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> Invocation:
         codec = check_codec(args.codec, key="--codec")
     settings = Settings(
         state=state,
-        sockets=state if sockets is None else _absolute(sockets),
+        sockets=state if sockets is None else _absolute(sockets, key="--sockets"),
         memory=memory,
         codec=codec,
         user=args.user or user,
@@ -158,6 +158,9 @@ def _clients(options: Iterable[str]) -> dict[str, int]:
     return clients
 
 
-def _absolute(path: Path) -> Path:
+def _absolute(path: Path, *, key: str) -> Path:
     """The same directory by its only name: the arena's name is a hash of it."""
-    return path.expanduser().resolve()
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # no such home, a loop of links, a NUL
+        raise BadInput(f"cannot use {str(path)!r}: {error}", key=key) from error

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         invocation = cli.parse(sys.argv[1:] if argv is None else argv)
         if invocation.remove:
-            remove(invocation.settings.state)
+            remove(invocation.settings.state, invocation.settings.sockets)
             return 0
         if invocation.detach:
             return _detach(invocation.settings)

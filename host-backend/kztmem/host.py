@@ -28,7 +28,13 @@ def arena_path(state: Path, uid: int) -> Path:
 def arenas_of(state: Path) -> list[Path]:
     """The arenas of a state directory that exist, whoever owns them."""
     ours = re.compile(rf"kztmem-[0-9]+-{_hash(state)}")
-    return sorted(path for path in SHARED_MEMORY.iterdir() if ours.fullmatch(path.name))
+    try:
+        return sorted(path for path in SHARED_MEMORY.iterdir() if ours.fullmatch(path.name))
+    except OSError as error:
+        raise HostUnable(
+            f"cannot look into {SHARED_MEMORY}: {error.strerror}",
+            hint=f"mount -t tmpfs tmpfs {SHARED_MEMORY}",
+        ) from error
 
 
 def _hash(state: Path) -> str:

@@ -14,17 +14,21 @@ from kztmem.privileges import User, become
 from kztmem.statedir import StateDir
 
 
-def remove(path: Path) -> None:
+def remove(path: Path, sockets: Path) -> None:
     """Removes arena and sockets; clients and settings stay. Does nothing if all is gone already.
 
-    Raises `HostUnable` while a daemon serves, `BadInput` for a directory of something else. As root
-    it acts as the directory's owner: files of that user never make root remove something else.
+    `sockets` is where they are if the state directory cannot tell any more. Raises `HostUnable`
+    while a daemon serves, `BadInput` for a directory of something else. As root it acts as the
+    directory's owner: files of that user never make root remove something else.
     """
-    if not path.exists():
-        return
-    if not (path / "lock").exists():
-        raise BadInput(f"{path} is not a state directory of kztmemd", key="--state")
-    become(User.of(path))
+    try:
+        if not path.exists():
+            return
+        if not (path / "lock").exists():
+            raise BadInput(f"{path} is not a state directory of kztmemd", key="--state")
+        become(User.of(path))
+    except OSError as error:
+        raise HostUnable(f"cannot look into {path}: {error.strerror}", key="--state") from error
     with contextlib.closing(StateDir(path)) as state:
         for arena in host.arenas_of(path):
             _unlink(arena)
@@ -32,7 +36,7 @@ def remove(path: Path) -> None:
             record = state.record()
         except HostUnable:
             record = None  # damaged, and perhaps the reason to remove everything
-        _remove_sockets(path if record is None else Path(record.sockets))
+        _remove_sockets(sockets if record is None else Path(record.sockets))
         if record is not None:
             state.write_record(replace(record, arena=None))
 

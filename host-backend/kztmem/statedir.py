@@ -11,6 +11,7 @@ Files are opened as the user who serves, never as root: nobody gains from planti
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -72,8 +73,9 @@ class StateDir:
         os.close(self._lock)
 
     def write_owner(self, pid: int) -> None:
-        """Says who serves, for the message that the next one gets."""
-        os.pwrite(self._lock, b"%-10d\n" % pid, 0)
+        """Says who serves, for the message that the next one gets; no reason not to serve."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._lock, b"%-10d\n" % pid, 0)
 
     @property
     def log(self) -> Path:

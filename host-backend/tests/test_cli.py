@@ -32,6 +32,12 @@ def test_sockets_are_in_the_state_directory_by_default() -> None:
     assert parse(STATE).settings.sockets == Path("/srv/store")
 
 
+def test_links_that_lead_nowhere_are_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BadInput, match=r"--state: cannot use .*/loop'"):
+        parse(["--state", f"{tmp_path}/loop"])
+
+
 def test_a_state_directory_has_one_name_however_it_is_spelt(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -49,6 +55,8 @@ def test_a_state_directory_has_one_name_however_it_is_spelt(tmp_path: Path) -> N
         (["--client", "a:5000"], "--client: 5000 bytes are not whole pages"),
         (["--client", "a:1GiB", "--client", "a:2GiB"], "given twice with different sizes"),
         (["--config", "/nonexistent"], "--config: cannot read /nonexistent: No such file"),
+        (["--state", "~no-such-user/x"], "--state: cannot use '~no-such-user/x': Could not"),
+        (["--sockets", "a\0b"], "--sockets: cannot use 'a\\x00b': embedded null byte"),
     ],
 )
 def test_errors_name_option_and_remedy(options: list[str], says: str) -> None:

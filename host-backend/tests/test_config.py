@@ -36,6 +36,7 @@ def test_an_empty_file_says_nothing(file: Path) -> None:
         ("memory = 512MiB", "is not TOML"),
         ("memory = '1GiB'\nmemory = '2GiB'", "is not TOML"),
         ("memroy = '1GiB'", "memroy: unknown key (did you mean memory?)"),
+        (f"a = {'[' * 100_000}", "is not TOML"),
         ("colour = 1", "colour: unknown key (known keys: memory, codec"),
         ("memory = '512MB'", "memory: '512MB' has an unknown unit (did you mean MiB?"),
         ("memory = [1]", "memory: not a str or int"),
