@@ -45,8 +45,8 @@ pub struct Sockets<'a> {
 pub struct Server {
     store: Arc<Store>,
     services: Mutex<Services>,
-    /// Held while a client is being added or removed, whose sockets and pool must not meet a
-    /// namesake's. Taken before `services`.
+    /// Held while clients come or go, whose sockets and pool must not meet a namesake's. Taken
+    /// before `services`.
     changing: Mutex<()>,
 }
 
@@ -217,6 +217,7 @@ impl Server {
     /// has arrived, or after `grace`. When it returns every thread has ended and every socket is
     /// unlinked; the pools stay. Calling it again does nothing.
     pub fn shutdown(&self, grace: Duration) {
+        let _changing = self.changing();
         let mut services = self.lock();
         let stopping: Vec<Service> = std::mem::take(&mut services.by_name)
             .into_values()

@@ -34,13 +34,7 @@ pub(crate) struct ArenaFile {
 impl ArenaFile {
     /// Opens or creates the file and locks it against every other opener.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let failed = |what| {
-            move |source| OpenError::Io {
-                path: path.into(),
-                what,
-                source,
-            }
-        };
+        let failed = |what| OpenError::io(path, what);
         // The folder may be writable by everybody: no symbolic link is followed, and a file
         // that somebody else put there is not used.
         let file = OpenOptions::new()
@@ -72,13 +66,7 @@ impl ArenaFile {
         path: &Path,
         memory: u64,
     ) -> Result<Option<String>, OpenError> {
-        let failed = |what| {
-            move |source| OpenError::Io {
-                path: path.into(),
-                what,
-                source,
-            }
-        };
+        let failed = |what| OpenError::io(path, what);
         let fs = rustix::fs::fstatfs(&self.file).map_err(|e| failed("statfs")(e.into()))?;
         let held = self.file.metadata().map_err(failed("stat"))?.blocks() * 512;
         let block = u64::try_from(fs.f_bsize).unwrap_or(FRAME);

@@ -2,7 +2,7 @@
 //! What can go wrong, one enum per kind of call.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -80,6 +80,17 @@ pub enum OpenError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+impl OpenError {
+    /// Makes an error of what the system answered to `what`.
+    pub(crate) fn io(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            path: path.into(),
+            what,
+            source,
+        }
+    }
 }
 
 /// Why a pool could not be opened or destroyed.

@@ -101,13 +101,7 @@ impl Store {
             memory,
             codec,
         } = config;
-        let failed = |what| {
-            move |source| OpenError::Io {
-                path: path.clone(),
-                what,
-                source,
-            }
-        };
+        let failed = |what| OpenError::io(path, what);
         let (min, max) = (layout::MIN_MEMORY, layout::MAX_MEMORY);
         if !(min..=max).contains(memory) {
             return Err(OpenError::Memory {
@@ -321,11 +315,7 @@ fn inspect(file: &ArenaFile, path: &Path, boot: [u64; 2]) -> Result<Origin, Open
     }
     let mut bytes = vec![0; EXTENT as usize];
     file.read_start(&mut bytes)
-        .map_err(|source| OpenError::Io {
-            path: path.into(),
-            what: "read",
-            source,
-        })?;
+        .map_err(OpenError::io(path, "read"))?;
     let word = |offset: u64| {
         let chunk = bytes.get(offset as usize..).and_then(<[u8]>::first_chunk);
         u64::from_ne_bytes(chunk.copied().unwrap_or_default())
