@@ -38,7 +38,9 @@ def remove(path: Path, sockets: Path) -> None:
             record = None  # damaged, and perhaps the reason to remove everything
         _remove_sockets(sockets if record is None else Path(record.sockets))
         if record is not None:
-            state.write_record(replace(record, arena=None))
+            # On a full disk this fails: the next daemon will then take the arena for lost.
+            with contextlib.suppress(HostUnable):
+                state.write_record(replace(record, arena=None))
 
 
 def _remove_sockets(folder: Path) -> None:

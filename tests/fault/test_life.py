@@ -180,6 +180,17 @@ def test_a_state_directory_that_cannot_be_is_told_without_a_traceback(
     assert "Traceback" not in refused.stderr
 
 
+def test_removal_needs_no_room_on_the_disk(daemon: Daemon, state: Path) -> None:
+    _write(daemon.start())
+    arena = _arena(daemon)
+    daemon.kill()
+    # No file may grow: the kernel refuses all writes, as on a full disk.
+    command = ["prlimit", "--fsize=0", *COMMAND, "--state", str(state), "--remove"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert not arena.exists()
+    assert not _is_there(daemon.start())
+
+
 def test_nothing_to_remove_is_fine_but_another_directory_is_not(tmp_path: Path) -> None:
     remove(tmp_path / "nothing")
     refused = try_run("--state", str(tmp_path), "--remove")

@@ -111,13 +111,23 @@ class Run:
                 loss = lost(member.state, "is there but its SSH connection broke")
             if loss is not None:
                 self.fail(loss, guest=member.name)
+        failure = self._worst(outcomes)
+        try:
+            return Result(self._report(outcomes), failure)
+        except OSError as error:
+            if failure is not None:  # more worth knowing, and likely of the same cause
+                raise failure from error
+            raise
+
+    def _report(self, outcomes: list[Outcome]) -> Summary:
+        """End the sampling and write what it came to."""
         self._session.progress.step("report", "writing")
         self._stack.close()
         summary = self._sum_up(outcomes)
         write_junit(self._directory)
         write_report(self._directory)
         self._session.progress.done("report", str(self._directory.report))
-        return Result(summary, self._worst(outcomes))
+        return summary
 
     def _sum_up(self, outcomes: list[Outcome]) -> Summary:
         lab = self._session.record
