@@ -80,7 +80,14 @@ class StoreClient:
 
         Raises `StoreRefused` if there is one of another size, or no room for another one.
         """
-        return _client(self._ask("POST", "/v1/clients", {"name": name, "swap": swap_bytes}))
+        answer = self._ask("POST", "/v1/clients", {"name": name, "swap": swap_bytes})
+        try:
+            return _client(answer)
+        except (KeyError, ValueError) as error:
+            raise HostUnable(
+                f"what answers on {self.address} describes no client: {answer}",
+                hint="is it a kztmemd, of this version?",
+            ) from error
 
     def remove_client(self, name: str) -> None:
         """Destroy a client with all its pages; one that is not there is fine."""

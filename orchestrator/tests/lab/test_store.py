@@ -8,7 +8,10 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import UnixStreamServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,6 +112,35 @@ def test_a_socket_path_that_is_too_long_is_bad_input(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     with pytest.raises(BadInput, match="107"):
         Daemon(tmp_path / "state", deep, None).start(SPEC)
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    """Says yes to everything."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_somebody_else_on_the_socket_is_the_hosts_fault(daemon: Daemon) -> None:
+    daemon.sockets.mkdir()
+    with UnixStreamServer(str(daemon.api), _Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with (
+                StoreClient(daemon.api) as store,
+                pytest.raises(HostUnable, match="describes no client"),
+            ):
+                store.add_client("a", 4096)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_nobody_there_is_told_with_the_socket(tmp_path: Path) -> None:
