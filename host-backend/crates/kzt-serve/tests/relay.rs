@@ -16,6 +16,7 @@ use std::time::Duration;
 use common::agent::{Agent, Event, HELLO, relay};
 use common::{Lab, NO_HOLE, READ, TRIM, WRITE, WRITE_ZEROES, blind_negotiation, noise, request};
 use kzt_wire::port::{self, Sender};
+use proptest::prelude::*;
 
 const OLD: [u8; 4096] = [1; 4096];
 const NEW: [u8; 4096] = [2; 4096];
@@ -259,6 +260,57 @@ fn a_flood_of_garbage_leaves_the_port_ready() {
     assert!(next.read(0, 4096).unwrap() == OLD);
     let seen = lab.server.client_stats("a").unwrap().port;
     assert!(seen.sessions > 32 && seen.damaged > 32 && seen.skipped > 16 << 20);
+}
+
+/// What a hostile agent may send: frames of sessions that exist or don't, with NBD or without.
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    let frame = |session: u64, skipped: usize, payload: &[u8]| {
+        let mut sender = Sender::new(session);
+        for _ in 0..skipped {
+            sender.data(payload);
+        }
+        [&sender.data(payload)[..], payload].concat()
+    };
+    let session = 0u64..3;
+    let nbd = (0u16..9, 0u16..32, 0u64..1 << 21, 0u32..1 << 16)
+        .prop_map(|(command, flags, offset, length)| request(command, flags, 1, offset, length));
+    prop_oneof![
+        session
+            .clone()
+            .prop_map(|number| port::hello(number, &HELLO).to_vec()),
+        session
+            .clone()
+            .prop_map(move |number| frame(number, 0, &blind_negotiation())),
+        (session.clone(), 0usize..4, nbd)
+            .prop_map(move |(number, skipped, nbd)| frame(number, skipped, &nbd)),
+        (
+            session,
+            0usize..3,
+            prop::collection::vec(any::<u8>(), 1..200)
+        )
+            .prop_map(move |(number, skipped, bytes)| frame(number, skipped, &bytes)),
+        prop::collection::vec(any::<u8>(), 1..200),
+        Just(port::reset().to_vec()),
+        Just(frame(1, 0, &[7; 9000])[..100].to_vec()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+
+    #[test]
+    fn whatever_an_agent_sends_the_next_one_is_served(
+        pieces in prop::collection::vec(piece(), 0..20)
+    ) {
+        let lab = Lab::new(64 << 20);
+        lab.add("a", 1 << 20);
+        let mut agent = Agent::new(lab.port("a"));
+        agent.port.write_all(&pieces.concat()).unwrap();
+        agent.begin(1 << 40);
+        let mut next = common::Nbd::negotiate(agent);
+        prop_assert_eq!(next.write(0, &NEW), 0);
+        prop_assert!(next.read(0, 4096).unwrap() == NEW);
+    }
 }
 
 #[test]
