@@ -8,8 +8,8 @@
 | runtime: sockets | `$XDG_RUNTIME_DIR/kztlab`, else `/tmp/kztlab-UID` | `/run/kztlab` |
 
 `KZTLAB_STATE`, `KZTLAB_CACHE` and `KZTLAB_RUNTIME` each move one of them: two kztlabs that share
-none know nothing of each other. As root, QEMU and the store run as the service user, so whatever
-they open has to be theirs: `Places.folder` and `Places.own` see to it.
+none know nothing of each other. As root, QEMU and the store run as the service user: whatever they
+open has to be theirs (`Places.own`), in folders that stay root's (`Places.folder`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,23 +92,46 @@ class Places:
         return _account(self.user) if self.user else pwd.getpwuid(os.getuid())
 
     def folder(self, path: Path, mode: int = 0o700) -> Path:
-        """Make sure that `path` is a folder of the service user's, creating what is missing.
+        """Make sure that `path` is a folder of the caller's own, creating what is missing.
 
-        Raises `HostUnable` if it cannot be made, or if somebody else was there first: a folder
-        under /tmp that another user made could be watched or swapped by them.
+        The service user may pass it, but change nothing in it: where root writes, nobody else may
+        lay a link. Raises `HostUnable` if it cannot be made, or if somebody else was there first:
+        a folder under /tmp that another user made could be watched or swapped by them.
         """
+        passed = mode | 0o111 if self.user else mode
+        for part in (*reversed(path.parents), path):
+            self._make(part, passed, os.getuid())
+        return self._checked(path)
+
+    def service_folder(self, path: Path) -> Path:
+        """Make sure that `path` is a folder of the service user's alone, in one of the caller's."""
+        if not path.parent.exists():
+            self.folder(path.parent)
+        self._make(path, 0o700, self.account().pw_uid)
+        return self._checked(path)
+
+    def _make(self, path: Path, mode: int, owner: int) -> None:
+        """Make a folder that is missing; one of ours that is the other user's changes hands."""
         try:
-            for missing in reversed([p for p in (path, *path.parents) if not p.exists()]):
-                missing.mkdir(mode=mode, exist_ok=True)
-                self.own(missing)
-            info = path.lstat()
+            if not path.exists():
+                path.mkdir(mode=mode, exist_ok=True)
+                path.chmod(mode)  # whatever the umask
+            ours = any(path.is_relative_to(each) for each in (self.state, self.cache, self.runtime))
+            if self.user and ours and path.lstat().st_uid in self._users() - {owner}:
+                os.chown(path, owner, -1, follow_symlinks=False)
+                path.chmod(mode)
         except OSError as error:
             raise HostUnable(f"cannot create the folder {path}: {error.strerror}") from error
-        if not stat.S_ISDIR(info.st_mode) and not path.is_dir():
+
+    def _checked(self, path: Path) -> Path:
+        if not path.is_dir():
             raise HostUnable(f"{path} is in the way: it is not a folder")
-        if info.st_uid not in {os.getuid(), self.account().pw_uid}:
+        if path.lstat().st_uid not in self._users():
             raise HostUnable(f"the folder {path} belongs to another user", hint="remove it")
         return path
+
+    def _users(self) -> set[int]:
+        return {os.getuid(), self.account().pw_uid}
 
     def own(self, path: Path) -> None:
         """Give a file or folder to the service user; nothing to do when there is none."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,27 @@ def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, which has a service user")
-def test_service_user_owns_and_reaches_its_folders(places: Places, tmp_path: Path) -> None:
+def test_service_user_passes_roots_folders_and_changes_nothing_there(
+    places: Places, tmp_path: Path
+) -> None:
     made = places.folder(places.state / "some" / "where")
-    assert made.stat().st_uid == places.account().pw_uid
     assert places.check_reach(made / "file") == made / "file"
+    for folder in (made, made.parent, places.state):
+        assert folder.stat().st_uid == 0
+        link = ["ln", "-s", "/etc/passwd", str(folder / "link")]
+        assert subprocess.run(
+            link, user=places.user, check=False, stderr=subprocess.DEVNULL
+        ).returncode
     tmp_path.chmod(0o700)
     with pytest.raises(HostUnable, match=str(tmp_path)):
         places.check_reach(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, which has a service user")
+def test_folders_change_hands(places: Places) -> None:
+    theirs = places.service_folder(places.runtime / "sockets")
+    assert (theirs.stat().st_uid, theirs.stat().st_mode & 0o777) == (places.account().pw_uid, 0o700)
+    assert theirs.parent.stat().st_uid == 0
+    ours = places.folder(theirs)
+    assert (ours.stat().st_uid, ours.stat().st_mode & 0o777) == (0, 0o711)
+    assert places.service_folder(ours).stat().st_uid == places.account().pw_uid

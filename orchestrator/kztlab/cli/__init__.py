@@ -147,6 +147,6 @@ def _bug(error: Exception) -> int:
 def _state() -> Path:
     """The state folder, or the current one where even that is in doubt."""
     try:
-        return Places.default().folder(Places.default().state, 0o711)
+        return Places.default().folder(Places.default().state)
     except KztlabError:
         return Path.cwd()

@@ -21,6 +21,7 @@ from kztlab.hypervisor.xml import NAMESPACE, domain_xml, read_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import TracebackType
 
     from kztlab.places import Places
@@ -192,7 +193,7 @@ class Hypervisor:
     def _make_ready(self, domain: Domain) -> None:
         if self.find(domain.lab, domain.guest) is not None:
             raise BadInput(f"the guest {domain.guest} of lab {domain.lab} is already running")
-        self._places.folder(domain.console_log.parent)
+        self._make_console(domain.console_log)
         for path in (domain.kernel, domain.initrd, domain.disk, domain.console_log):
             if path is not None:
                 self._places.check_reach(path)
@@ -201,6 +202,16 @@ class Hypervisor:
         elif isinstance(domain.swap, RelayPorts):
             self._places.check_socket(domain.swap.relay)
             self._places.check_socket(domain.swap.ctl)
+
+    def _make_console(self, log: Path) -> None:
+        """An empty log that QEMU may write to, in a folder where it may make no file of its own."""
+        self._places.folder(log.parent)
+        try:
+            log.unlink(missing_ok=True)
+            log.touch(mode=0o600, exist_ok=False)
+            self._places.own(log)
+        except OSError as error:
+            raise HostUnable(f"cannot create {log}: {error.strerror}") from error
 
     def _name(self, lab: str, guest: str) -> str:
         # Names are unique per libvirtd, which an ordinary user's labs of several states may share.

@@ -107,7 +107,7 @@ def _listener(address: Path) -> int | None:
 def _locked(places: Places) -> Iterator[Path]:
     """Alone in the folder with all of our libvirtd's run-time files."""
     while True:
-        folder = places.folder(places.runtime / _FOLDER)
+        folder = places.service_folder(places.runtime / _FOLDER)
         lock = _lock(folder / "start.lock")
         if lock is not None:
             break
@@ -138,13 +138,13 @@ def _lock(path: Path) -> int | None:
 
 def _start(binary: str, places: Places, folder: Path) -> None:
     account = places.account()
-    config = places.folder(folder / "config")
-    qemu_conf = places.folder(config / "libvirt") / "qemu.conf"
+    config = places.service_folder(folder / "config")
+    qemu_conf = places.service_folder(config / "libvirt") / "qemu.conf"
     qemu_conf.unlink(missing_ok=True)  # root follows no link that the service user laid
     with qemu_conf.open("x") as file:
         file.write(_QEMU_CONF)
     places.own(qemu_conf)
-    cache = places.folder(places.cache / "libvirt")
+    cache = places.service_folder(places.cache / "libvirt")
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",
@@ -152,7 +152,7 @@ def _start(binary: str, places: Places, folder: Path) -> None:
         "XDG_RUNTIME_DIR": str(folder),
         "XDG_CONFIG_HOME": str(config),
         "XDG_CACHE_HOME": str(cache),
-        "XDG_DATA_HOME": str(places.folder(folder / "data")),
+        "XDG_DATA_HOME": str(places.service_folder(folder / "data")),
     }
     for path in (folder, cache):
         places.check_reach(path)

@@ -129,9 +129,7 @@ def _make(
         (unfinished / "image.json").write_text(json.dumps(about, indent=2) + "\n")
         for path in unfinished.iterdir():
             path.chmod(0o444)
-            places.own(path)
         unfinished.chmod(0o755)
-        places.own(unfinished)
         unfinished.rename(final)
         undo.pop_all()
 

@@ -52,7 +52,7 @@ def _tidy(folder: Path) -> None:
 def _acquire(places: Places, lab: str, deadline: float) -> int:
     path = places.lab(lab) / FILE
     while True:
-        places.folder(path.parent, 0o711)
+        places.folder(path.parent)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:

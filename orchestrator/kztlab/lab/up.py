@@ -158,7 +158,7 @@ def _store(session: Session, there: Mapping[str, GuestState]) -> dict[str, Clien
     if _own_store(lab.cluster):
         own = daemon(session.places, lab.lab)
         if not own.serves():
-            session.places.folder(own.sockets)
+            session.places.service_folder(own.sockets)
             own.start(lab.cluster.store)
     clients = {}
     with StoreClient(lab.store.socket) as store:

@@ -184,7 +184,9 @@ class Store:
     def __init__(self, machines: Machines) -> None:
         self._file = machines.raw("store", 64 << 20)
         self._user = machines.places.user
-        self.socket = machines.places.folder(machines.places.sockets(machines.lab)) / "nbd.sock"
+        self.socket = (
+            machines.places.service_folder(machines.places.sockets(machines.lab)) / "nbd.sock"
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
