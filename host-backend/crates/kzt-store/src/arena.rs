@@ -176,8 +176,19 @@ impl Arena {
     /// Publishes a word: a process that dies right after has published all it wrote before.
     pub(crate) fn store(&self, offset: u64, value: u64) {
         if let Some(word) = self.word(offset) {
-            word.store(value, Ordering::Release);
+            self.set(word, value, Ordering::Release);
         }
+    }
+
+    /// Every store of this process to the mapping, for the tests that recover from each of them.
+    #[cfg_attr(
+        not(test),
+        expect(clippy::unused_self, reason = "only the tests' journal asks where")
+    )]
+    fn set(&self, word: &AtomicU64, value: u64, order: Ordering) {
+        word.store(value, order);
+        #[cfg(test)]
+        journal::add(ptr::from_ref(word).addr() - self.base.addr().get(), value);
     }
 
     /// Copies whole words out: `out.len()` and `offset` are multiples of 8.
@@ -198,7 +209,7 @@ impl Arena {
                 .iter_mut()
                 .zip(bytes)
                 .for_each(|(to, from)| *to = *from);
-            word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+            self.set(word, u64::from_ne_bytes(whole), Ordering::Relaxed);
         };
         chunks.by_ref().zip(words.by_ref()).for_each(store);
         Some(chunks.remainder())
@@ -210,7 +221,7 @@ impl Arena {
     /// Sets every word of a frame.
     pub(crate) fn fill_frame(&self, offset: u64, value: u64) {
         for word in self.span(offset, FRAME as usize) {
-            word.store(value, Ordering::Relaxed);
+            self.set(word, value, Ordering::Relaxed);
         }
     }
 
@@ -290,6 +301,23 @@ impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: exactly what `ArenaFile::map` mapped; every borrow of it ended with `self`.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// What this thread has stored in arenas, store by store.
+#[cfg(test)]
+pub(crate) mod journal {
+    use std::cell::RefCell;
+
+    thread_local!(static STORES: RefCell<Vec<(usize, u64)>> = const { RefCell::new(Vec::new()) });
+
+    pub(super) fn add(offset: usize, value: u64) {
+        STORES.with_borrow_mut(|stores| stores.push((offset, value)));
+    }
+
+    /// All since the last call: offset and value.
+    pub(crate) fn take() -> Vec<(usize, u64)> {
+        STORES.take()
     }
 }
 

@@ -29,6 +29,8 @@ mod lz4;
 mod lzo;
 mod pam;
 mod pool;
+#[cfg(test)]
+mod prefixes;
 mod radix;
 mod recover;
 mod space;
