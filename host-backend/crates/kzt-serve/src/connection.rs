@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kzt_wire::nbd::Violation;
 use kzt_wire::port::Damage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::channel::{Channel, Stream};
@@ -91,8 +92,9 @@ impl Peer {
     pub(crate) fn hung_up(&self) -> bool {
         let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
         let mut ask = [PollFd::new(&self.socket, gone)];
-        // A failing poll tells nothing; then the connection is not trusted to be alive.
-        poll(&mut ask, Some(&Timespec::default())).is_err()
+        // A signal interrupts even a poll that does not wait. One that fails tells nothing; then
+        // the connection is not trusted to be alive.
+        retry_on_intr(|| poll(&mut ask, Some(&Timespec::default()))).is_err()
             || ask.iter().any(|asked| asked.revents().intersects(gone))
     }
 
