@@ -8,6 +8,7 @@ under KVM; the result is kept for as long as nothing that it depends on has chan
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,8 +21,6 @@ from kztlab.hypervisor import console
 from kztlab.hypervisor.model import AcceleratorKind, Domain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kztlab.hypervisor.connection import Hypervisor
     from kztlab.places import Places
 
@@ -59,13 +58,10 @@ def accelerator(
     places: Places,
     image: Bootable,
     wanted: Literal["auto", "kvm", "tcg"] = "auto",
-    *,
-    waiting: Callable[[], None] = lambda: None,
 ) -> Accelerator:
     """What to run guests of `image` on.
 
-    `waiting` is called several times a second during a test boot and may raise to end it. Raises
-    `HostUnable` if KVM is wanted and this user has none; never for `auto`.
+    Raises `HostUnable` if KVM is wanted and this user has none; never for `auto`.
     """
     if wanted == "tcg":
         return Accelerator("tcg", "asked for")
@@ -76,7 +72,7 @@ def accelerator(
         return Accelerator("kvm", "asked for")
     if obstacle:
         return Accelerator("tcg", obstacle)
-    return _remembered(hypervisor, places, image, waiting)
+    return _remembered(hypervisor, places, image)
 
 
 def _obstacle(places: Places) -> str | None:
@@ -88,14 +84,16 @@ def _obstacle(places: Places) -> str | None:
     return None
 
 
-def _remembered(
-    hypervisor: Hypervisor, places: Places, image: Bootable, waiting: Callable[[], None]
-) -> Accelerator:
+def _remembered(hypervisor: Hypervisor, places: Places, image: Bootable) -> Accelerator:
     cache = places.folder(places.cache / "accelerator") / f"{_key(hypervisor, places, image)}.json"
-    if cache.exists():
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):  # unknown, or damaged
         known = json.loads(cache.read_text())
         return Accelerator("kvm" if known["kind"] == "kvm" else "tcg", known["reason"])
-    found = boots_under_kvm(hypervisor, places, image, waiting)
+    try:
+        found = boots_under_kvm(hypervisor, places, image)
+    except HostUnable as error:
+        # Not to be remembered: what was missing, such as memory, may be there the next time.
+        return Accelerator("tcg", f"a test boot under KVM failed: {error.message}")
     unfinished = cache.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(found._asdict()))
     unfinished.replace(cache)
@@ -120,10 +118,11 @@ def _key(hypervisor: Hypervisor, places: Places, image: Bootable) -> str:
     return digest.hexdigest()[:32]
 
 
-def boots_under_kvm(
-    hypervisor: Hypervisor, places: Places, image: Bootable, waiting: Callable[[], None]
-) -> Accelerator:
-    """Boot `image` without its disk under KVM, and see whether it reaches user space."""
+def boots_under_kvm(hypervisor: Hypervisor, places: Places, image: Bootable) -> Accelerator:
+    """Boot `image` without its disk under KVM, and see whether it reaches user space.
+
+    Raises `HostUnable` if it cannot even be started.
+    """
     guest = f"probe-{os.getpid()}"
     domain = Domain(
         lab="kvm-probe",
@@ -145,10 +144,7 @@ def boots_under_kvm(
             departure = hypervisor.departure(state)
             if departure is not None:
                 return Accelerator("tcg", f"the guest of a test boot under KVM {departure.detail}")
-            waiting()
             time.sleep(_POLL_SECONDS)
-    except HostUnable as error:
-        return Accelerator("tcg", f"a test boot under KVM failed: {error.message}")
     finally:
         hypervisor.destroy(domain.lab, domain.guest)
         domain.console_log.unlink(missing_ok=True)

@@ -19,15 +19,3 @@ class Progress(Protocol):
 
     def note(self, message: str) -> None:
         """Something worth a line."""
-
-
-class Silent:
-    """Tells nothing."""
-
-    def step(
-        self, subject: str, step: str, elapsed: float = 0.0, limit: float | None = None
-    ) -> None: ...
-
-    def done(self, subject: str, outcome: str, *, ok: bool = True) -> None: ...
-
-    def note(self, message: str) -> None: ...
