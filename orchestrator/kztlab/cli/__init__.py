@@ -35,7 +35,7 @@ VERBS = {
     "status": "show a lab's guests and its store, as they are now",
     "ssh": "open a shell in a guest",
     "exec": "run a command in a guest, with its exit code",
-    "logs": "show a guest's console",
+    "logs": "show the end of a guest's console",
     "report": "render the report of a run again",
     "check": "check a cluster.yaml against itself and this host",
     "schema": "print the JSON schema of cluster.yaml",
