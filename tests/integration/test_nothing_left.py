@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,13 @@ def test_run_leaves_its_run_alone(fresh: Kztlab) -> None:
     assert not list(Path("/dev/shm").glob(f"kztmem-*-{_arena(fresh, 'one')}"))
     assert fresh.labs() == []
     assert fresh.leftovers() == [], "looking for labs started something"
+
+
+def test_an_interrupted_run_leaves_nothing_either(fresh: Kztlab) -> None:
+    with fresh.start("run", fresh.spec("one", TEXT.format(lab="one"))) as run:
+        run.until("store: serving")
+        assert run.end(signal.SIGINT)[0] == 130
+    assert fresh.leftovers() == []
 
 
 def _arena(kztlab: Kztlab, lab: str) -> str:

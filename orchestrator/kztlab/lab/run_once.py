@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from kztlab.errors import BadInput, Interrupted
@@ -29,7 +30,9 @@ def run_once(
     """
     cluster = admitted(places, spec)
     lab = cluster.lab
-    with locked(places, lab):
+    with ExitStack() as stack:
+        stack.callback(release_host, places)  # once the lab is let go of
+        stack.enter_context(locked(places, lab))
         if record.find(places, lab) is not None:
             raise BadInput(
                 f"the lab {lab} is up already",
@@ -44,5 +47,4 @@ def run_once(
         finally:
             if not keep:
                 down_locked(places, lab, progress)
-    release_host(places)
     return result
