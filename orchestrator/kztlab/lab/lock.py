@@ -38,7 +38,8 @@ def locked(places: Places, lab: str, *, patience: float = PATIENCE) -> Iterator[
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
-        _tidy(places.lab(lab))
+        with contextlib.suppress(FileNotFoundError):  # somebody removed the folder by hand
+            _tidy(places.lab(lab))
         os.close(descriptor)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,13 @@ def test_a_lab_that_came_to_nothing_leaves_no_folder(empty: Places) -> None:
     with locked(empty, "a"):
         assert empty.lab("a").exists()
     assert not empty.lab("a").exists()
+
+
+def test_a_lab_whose_folder_was_removed_by_hand_is_let_go_of(empty: Places) -> None:
+    with locked(empty, "a"):
+        shutil.rmtree(empty.lab("a"))
+    with locked(empty, "a", patience=0):
+        pass
 
 
 def test_what_a_lab_has_stays(empty: Places) -> None:
