@@ -125,8 +125,9 @@ def _known(error: Exception) -> KztlabError | None:
     if isinstance(error, KztlabError):
         return error
     if isinstance(error, OSError) and error.errno in FULL:
+        path = error.filename2 or error.filename  # of a copy, the second one
         return HostUnable(
-            f"cannot write {error.filename or 'a file'}: {error.strerror}",
+            f"cannot write {path or 'a file'}: {error.strerror}",
             hint="make room; KZTLAB_STATE and KZTLAB_CACHE name folders on other disks",
         )
     return None

@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
                 if down(places, lab, progress):
                     ended.append(lab)
             except KztlabError as error:
-                progress.done(lab, error.message, ok=False)
+                if failures:  # the first one is told at the end
+                    progress.done(lab, error.message, ok=False)
                 failures.append(error)
         release_host(places)
     if args.json:

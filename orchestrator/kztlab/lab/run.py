@@ -115,9 +115,11 @@ class Run:
         try:
             return Result(self._report(outcomes), failure)
         except OSError as error:
-            if failure is not None:  # more worth knowing, and likely of the same cause
-                raise failure from error
-            raise
+            if failure is None:
+                failure = HostUnable(
+                    f"cannot write to {self._directory.path}: {error.strerror}", hint="make room"
+                )
+            raise failure from error  # what went wrong before is more worth knowing
 
     def _report(self, outcomes: list[Outcome]) -> Summary:
         """End the sampling and write what it came to."""
