@@ -1,29 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The parent, which does nothing but start the pump again when it ends.
 //!
-//! It forks and never executes: the program's pages are in memory and locked, while a file would
+//! A pump whose parent was killed goes on. Whoever started the parent starts another one, whose pump
+//! waits for the lock until it is needed. So nobody has to be up who may be waiting for a page that
+//! only a pump can bring back, as the guest's init may be.
+//!
+//! The parent forks and never executes: the program's pages are in memory and locked, while a file would
 //! have to be read at the very moment that there is no memory to read it into.
 
+use std::ffi::CStr;
 use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use rustix::process::{self, Pid, Signal, WaitOptions};
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::process::{self, Pid, WaitOptions};
 
 use crate::log::{Level, Log};
 
 /// A pump that ends sooner after its start than this found something wrong that will last.
 const SOON: Duration = Duration::from_secs(1);
 
+const LOCK: &CStr = c"/run/kzt-agent.lock";
+
 /// Runs `pump` in a child, again and again. Returns in the child only, or when it cannot fork.
 pub(crate) fn supervise(log: &Log, pump: impl Fn() -> ExitCode) -> ExitCode {
     loop {
         let began = Instant::now();
         let child = match fork() {
-            Ok(None) => {
-                die_with_parent();
-                return pump();
-            }
+            Ok(None) => return alone(log, &pump),
             Ok(Some(child)) => child,
             Err(error) => {
                 log.line(Level::Error, format_args!("cannot fork: {error}"));
@@ -59,7 +64,17 @@ fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Without a parent nobody would restart the pump: init starts both again instead.
-fn die_with_parent() {
-    let _ = process::set_parent_process_death_signal(Some(Signal::KILL));
+/// Runs `pump` as soon as no other process does.
+fn alone(log: &Log, pump: impl Fn() -> ExitCode) -> ExitCode {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let lock = fs::open(LOCK, flags, Mode::RUSR | Mode::WUSR)
+        .and_then(|file| fs::flock(&file, FlockOperation::LockExclusive).map(|()| file));
+    match lock {
+        // Held until the process ends.
+        Ok(_lock) => pump(),
+        Err(error) => {
+            log.line(Level::Error, format_args!("cannot lock {LOCK:?}: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -3,8 +3,8 @@
 # Makes a Linux guest ready for workloads, or does nothing where it is so already. Run as root.
 #
 #   prepare.sh swap FRONTEND SERIAL BYTES   swap on, by frontend nbd, relay, disk, zram or none
-#   prepare.sh cgroup GROUP BYTES HEADROOM  GROUP limited to BYTES; 0: the guest's memory less its
-#                                           reserve for atomic allocations and HEADROOM
+#   prepare.sh cgroup GROUP BYTES HEADROOM  GROUP limited to BYTES; 0: the guest's memory less
+#                                           3/2 of min_free_kbytes and HEADROOM
 #
 # Prints facts as KEY=VALUE lines. Runs in any POSIX shell (dash, bash, busybox).
 set -eu
@@ -165,7 +165,9 @@ cgroup() {
     bytes=$2
     if [ "$bytes" = 0 ]; then
         read -r _ total _ </proc/meminfo
-        reserve=$(cat /proc/sys/vm/min_free_kbytes)
+        # kswapd, which spares nobody, begins when less than 5/4 of min_free_kbytes is free and
+        # stops at 3/2: workloads reclaim from each other before.
+        reserve=$(($(cat /proc/sys/vm/min_free_kbytes) * 3 / 2))
         bytes=$(((total - reserve) * 1024 - $3))
         [ $bytes -gt 0 ] || fail "the guest's $total KiB leave nothing for workloads"
     fi

@@ -105,7 +105,8 @@ class GuestSpec(Section):
     workload_memory_max: Annotated[Size, sized(8 * MIB, 16 * TIB)] | None = Field(
         default=None,
         description="`memory.max` of the cgroup that workloads run in. By default what the "
-        f"guest has, less its reserve for atomic allocations and {WORKLOAD_HEADROOM // MIB}MiB.",
+        "guest has, less one and a half times its min_free_kbytes and "
+        f"{WORKLOAD_HEADROOM // MIB}MiB.",
     )
     boot_timeout: Annotated[Duration, lasting(1, _DAY)] = Field(
         default=300.0, description="How long the guest may take until it is ready. 1s to 24h."
