@@ -35,7 +35,16 @@ def brief(kztlab: Kztlab) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    "step", ["store: starting", "g: starting", "g: SSH banner", "g: SSH login", "g: swap on"]
+    "step",
+    [
+        "store: starting",
+        "g: starting",
+        "g: kernel console",
+        "g: SSH banner",
+        "g: SSH login",
+        "g: swap on",
+        "g: cgroup",
+    ],
 )
 def test_after_an_interrupt_the_lab_is_still_listed(kztlab: Kztlab, brief: Path, step: str) -> None:
     with kztlab.start("up", brief) as up:
