@@ -194,14 +194,16 @@ def summarize(
 
 
 def read_summary(run: RunDirectory) -> Summary:
-    """The summary of a run that has ended; raises `BadInput` if there is none."""
+    """The summary of a run that has ended, its paths as they are now; raises `BadInput` if there is
+    none."""
     try:
-        return Summary.model_validate_json(run.summary.read_bytes())
+        summary = Summary.model_validate_json(run.summary.read_bytes())
     except FileNotFoundError:
         raise BadInput(f"the run in {run.path} was interrupted: it has no summary") from None
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]["msg"]
         raise BadInput(f"{run.summary} is not a summary of this version: {detail}") from None
+    return summary.model_copy(update={"run": str(run.path), "report": str(run.report)})
 
 
 def client_series(store: Sequence[Sample], client: str, key: str, interval: float) -> Series:

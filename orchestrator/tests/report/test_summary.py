@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kztlab.errors import BadInput
+from kztlab.observe import RunDirectory
 from kztlab.report import RunError, Summary, print_summary, read_summary
 from kztlab.report.summary import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from kztlab.observe import RunDirectory
 
 MIB = 1 << 20
 
@@ -38,6 +37,16 @@ def test_the_json_object_of_a_run(summarized: Callable[..., Summary], run: RunDi
     }
     assert brief["guests"][3]["stored_pages"] is None
     assert brief["guests"][3]["stored_bytes"] is None
+
+
+def test_a_run_that_was_moved_is_where_it_is(
+    summarized: Callable[..., Summary], run: RunDirectory
+) -> None:
+    summarized()
+    moved = RunDirectory.open(run.path.rename(run.path.with_name("elsewhere")))
+    brief = read_summary(moved).brief()
+    assert brief["run"] == str(moved.path)
+    assert brief["report"] == str(moved.report)
     assert brief["guests"][3]["swapped_out_pages"] == 76_800
 
 
