@@ -64,7 +64,10 @@ def check_host(images: Path) -> None:
             hint=f"apt-get install --no-install-recommends {' '.join(missing)}",
         )
     for folder, need in ((workshops(), _ROOM_TO_BUILD), (images, _ROOM_TO_KEEP)):
-        free = shutil.disk_usage(folder).free
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise HostUnable(f"cannot build an image in {folder}: {error.strerror}") from error
         if free < need:
             raise HostUnable(
                 f"building an image needs {need >> 20} MiB in {folder}, {free >> 20} MiB are free"

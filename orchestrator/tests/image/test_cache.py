@@ -168,6 +168,14 @@ def test_too_little_room_is_told_before_anything_starts(
         ensure("tiny", places, quiet)
 
 
+def test_a_folder_for_builds_that_is_not_there_is_told(
+    places: Places, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", f"{room}/nowhere")
+    with pytest.raises(HostUnable, match=f"cannot build an image in {room}/nowhere"):
+        ensure("tiny", places, quiet)
+
+
 def test_images_are_listed_and_removed(places: Places, room: Path) -> None:
     old, new = made_up(places, "0123"), made_up(places, "4567")
     (places.images / "tiny/.unfinished-0").mkdir()
