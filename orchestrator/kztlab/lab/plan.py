@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kztlab.errors import BadInput
 from kztlab.lab.record import GuestRecord, LabRecord, StoreRecord
+from kztlab.spec.consistency import MAX_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from kztlab.places import Places
     from kztlab.spec import Cluster, Guest
-
-CLIENT_NAME_MAX = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +85,9 @@ def _client(cluster: Cluster, guest: str) -> str:
     if cluster.store.socket is None:
         return guest
     name = f"{cluster.lab}-{guest}"
-    if len(name) > CLIENT_NAME_MAX:
+    if len(name) > MAX_NAME:
         raise BadInput(
-            f"in a shared store, {guest} would be named {name}: over {CLIENT_NAME_MAX} characters",
+            f"in a shared store, {guest} would be named {name}: over {MAX_NAME} characters",
             hint="give the lab or the guest a shorter name",
         )
     return name

@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kztlab.errors import BadInput, HostUnable
 from kztlab.spec import Cluster, GuestSpec
+from kztlab.spec.fields import NAME_PATTERN
 
 if TYPE_CHECKING:
     from kztlab.places import Places
 
 FILE = "lab.json"
-NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+NAME = re.compile(NAME_PATTERN)
 
 
 class _Record(BaseModel):
