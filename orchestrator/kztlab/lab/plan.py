@@ -76,19 +76,20 @@ def _guest(places: Places, cluster: Cluster, guest: Guest) -> GuestRecord:
         group=guest.group,
         spec=guest.spec,
         folder=places.lab(cluster.lab) / "guests" / guest.name,
-        client=_client(cluster, guest.name) if guest.spec.uses_store else None,
+        client=_client(places, cluster, guest.name) if guest.spec.uses_store else None,
     )
 
 
-def _client(cluster: Cluster, guest: str) -> str:
-    """The guest's name in the store: in a store that several labs share, the lab's comes first."""
+def _client(places: Places, cluster: Cluster, guest: str) -> str:
+    """The guest's name in the store. Where several labs share one, the lab's id makes it unique:
+    names of labs do not, as other kztlabs have the same, and "a-b" with "c" is "a" with "b-c"."""
     if cluster.store.socket is None:
         return guest
-    name = f"{cluster.lab}-{guest}"
+    name = f"{guest}-{places.lab_id(cluster.lab)}"
     if len(name) > MAX_NAME:
         raise BadInput(
             f"in a shared store, {guest} would be named {name}: over {MAX_NAME} characters",
-            hint="give the lab or the guest a shorter name",
+            hint="give the guest a shorter name",
         )
     return name
 

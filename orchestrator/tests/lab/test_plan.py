@@ -49,12 +49,23 @@ def test_in_a_joined_store_the_lab_names_its_clients(tmp_path: Path) -> None:
     lab = planned(tmp_path, "lab: a\nstore: {socket: /run/kzt.sock}\nguests: {web: {}}\n")
     assert lab.store is not None
     assert lab.store.socket == Path("/run/kzt.sock")
-    assert lab.guests["web"].client == "a-web"
+    assert lab.guests["web"].client == f"web-{PLACES.lab_id('a')}"
+
+
+def test_in_a_joined_store_no_two_guests_have_one_name(tmp_path: Path) -> None:
+    others = Places(Path("/other"), Path("/c"), Path("/r"), None)
+    names = [
+        plan(places, SPEC, cluster(tmp_path, text), Options(), None).guests[guest].client
+        for places in (PLACES, others)
+        for lab, guest in (("a", "b-c"), ("a-b", "c"))
+        for text in [f"lab: {lab}\nstore: {{socket: /run/kzt.sock}}\nguests: {{{guest}: {{}}}}\n"]
+    ]
+    assert len(set(names)) == 4
 
 
 def test_a_client_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    name = "a" * 20
-    text = f"lab: {name}\nstore: {{socket: /run/kzt.sock}}\nguests: {{{name}: {{}}}}\n"
+    name = "a" * 23
+    text = f"lab: a\nstore: {{socket: /run/kzt.sock}}\nguests: {{{name}: {{}}}}\n"
     with pytest.raises(BadInput, match="over 31 characters"):
         planned(tmp_path, text)
 
