@@ -438,6 +438,9 @@ impl<'a> Pump<'a> {
     fn lose(&mut self, loss: &Loss) -> Result<(), Errno> {
         self.log
             .line(Level::Error, format_args!("session lost: {loss}"));
+        // What is in flight now waits on, unseen from here, until the kernel sends it again.
+        self.times.longest = self.times.longest.max(self.flight.oldest(Instant::now()));
+        self.flight = Flight::new();
         self.outlet.abandon()?;
         self.outbox.clear(MAX_FRAME);
         if matches!(loss, Loss::HangUp) {
