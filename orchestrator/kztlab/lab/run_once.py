@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from kztlab.errors import BadInput, Interrupted
+from kztlab.errors import BadInput, Interrupted, KztlabError
 from kztlab.lab import record
 from kztlab.lab.down import down_locked, release_host
 from kztlab.lab.lock import locked
@@ -39,12 +39,28 @@ def run_once(
                 hint=f"take it down first: kztlab down {lab}; or give the file another `lab:`",
             )
         keep = False
+        failure: KztlabError | None = None
         try:
             result = up_locked(places, spec, cluster, options, progress)
-            keep = keep_failed and result.failure is not None
+            failure = result.failure
+            keep = keep_failed and failure is not None
         except Interrupted as error:
-            raise Interrupted(f"interrupted; the lab {lab} is down again") from error
+            failure = Interrupted(f"interrupted; the lab {lab} is down again")
+            raise failure from error
+        except KztlabError as error:
+            failure = error
+            raise
         finally:
             if not keep:
-                down_locked(places, lab, progress)
+                _take_down(places, lab, progress, failure)
     return result
+
+
+def _take_down(places: Places, lab: str, progress: Progress, failure: KztlabError | None) -> None:
+    """End the lab; should that fail after a `failure`, it is the failure that ends the command."""
+    try:
+        down_locked(places, lab, progress)
+    except KztlabError as error:
+        if failure is None:
+            raise
+        progress.done(lab, error.message, ok=False)
