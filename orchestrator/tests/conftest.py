@@ -95,7 +95,7 @@ def places() -> Iterator[Places]:
     user = "kztlab" if os.getuid() == 0 else None
     own = Places(home / "state", home / "cache", home / "run", user)
     yield own
-    session.stop(own)
+    session.stop(own, needed=lambda: False)
     shutil.rmtree(home)
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from kztlab.errors import HostUnable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from kztlab.places import Places
@@ -69,14 +69,17 @@ def started(places: Places) -> bool:
     return places.user is None or (places.runtime / _FOLDER).exists()
 
 
-def stop(places: Places) -> None:
+def stop(places: Places, *, needed: Callable[[], bool]) -> None:
     """End root's own libvirtd, if it runs, and remove its run-time files. No guest may be left.
 
-    An ordinary user's libvirtd is not ours, and ends by itself.
+    `needed` is asked when nobody else can start or use it any more: a lab that has come meanwhile
+    keeps it. An ordinary user's libvirtd is not ours, and ends by itself.
     """
     if places.user is None or not started(places):
         return
     with _locked(places) as folder:
+        if needed():
+            return
         pid = _listener(_address(folder))
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):

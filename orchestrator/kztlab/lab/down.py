@@ -57,8 +57,7 @@ def everything(places: Places) -> list[str]:
 
 def release_host(places: Places) -> None:
     """When the last lab is down, end what all of them shared: root's own libvirtd."""
-    if not record.names(places):
-        session.stop(places)
+    session.stop(places, needed=lambda: bool(record.names(places)))
 
 
 def end_guests(hypervisor: Hypervisor, lab: str, progress: Progress) -> bool:

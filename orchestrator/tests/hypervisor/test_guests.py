@@ -18,7 +18,7 @@ import pytest
 
 from kztlab.errors import BadInput, HostUnable
 from kztlab.hypervisor import SWAP_SERIAL, DiskSwap, Hypervisor, NbdSwap, connection, console
-from kztlab.hypervisor.session import _address, _listener
+from kztlab.hypervisor.session import _address, _listener, started, stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -271,3 +271,16 @@ def test_commands_at_once_share_one_libvirtd(places: Places) -> None:
     running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
     outputs = [process.communicate()[0] for process in running]
     assert outputs == [b"[]\n"] * 4
+
+
+@needs_own_libvirtd
+def test_libvirtd_stays_for_a_lab_that_came_meanwhile(places: Places) -> None:
+    """`down` finds no lab left, and another `up` makes one before libvirtd is told to end."""
+    with Hypervisor.connect(places):
+        pid = _listener(_address(places.runtime / "libvirt"))
+    assert pid is not None
+    stop(places, needed=lambda: True)
+    assert _listener(_address(places.runtime / "libvirt")) == pid
+    stop(places, needed=lambda: False)
+    assert _listener(_address(places.runtime / "libvirt")) is None
+    assert not started(places)
