@@ -10,6 +10,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -64,11 +65,19 @@ fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
+/// Tells people and scripts which of the agent's processes relays.
+fn write_pid(lock: &OwnedFd) -> rustix::io::Result<()> {
+    let pid = format!("{}\n", process::getpid());
+    fs::ftruncate(lock, 0)?;
+    rustix::io::pwrite(lock, pid.as_bytes(), 0).map(drop)
+}
+
 /// Runs `pump` as soon as no other process does.
 fn alone(log: &Log, pump: impl Fn() -> ExitCode) -> ExitCode {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let lock = fs::open(LOCK, flags, Mode::RUSR | Mode::WUSR)
-        .and_then(|file| fs::flock(&file, FlockOperation::LockExclusive).map(|()| file));
+        .and_then(|file| fs::flock(&file, FlockOperation::LockExclusive).map(|()| file))
+        .and_then(|file| write_pid(&file).map(|()| file));
     match lock {
         // Held until the process ends.
         Ok(_lock) => pump(),
