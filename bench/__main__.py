@@ -57,14 +57,15 @@ def print_fio(rates: list[fio.Figure], held: list[fio.Held], repetitions: int) -
 
 
 def print_guests(figures: list[guests.Figure], repetitions: int) -> None:
-    """Print seconds over each frontend, and the store's as multiples of the baselines'."""
-    by_frontend = {figure.frontend: figure for figure in figures}
-    own = by_frontend["nbd"].median
+    """Print seconds over each frontend, alone and as multiples of the baselines'."""
+    by_frontend = {figure.frontend: figure.median for figure in figures}
+    baselines = {name: by_frontend[name] for name in guests.BASELINES}
     print(f"\nkzt-load, {guests.SIZE} twice in a 192 MiB guest; seconds, median of {repetitions}\n")
-    print_row("swap over", "seconds", "pages swapped", "nbd's time ×")
-    for name, figure in by_frontend.items():
+    print_row("swap over", "seconds", "pages swapped", *(f"× {name}" for name in baselines))
+    for figure in figures:
         pages = sorted(figure.swapped_pages)[repetitions // 2]
-        print_row(name, f"{figure.median:.1f}", f"{pages}", f"{own / figure.median:.2f}")
+        ratios = [f"{figure.median / seconds:.2f}" for seconds in baselines.values()]
+        print_row(figure.frontend, f"{figure.median:.1f}", f"{pages}", *ratios)
 
 
 def positive(text: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The same verifying workload in a guest that swaps to the store, to a disk and to its own zram."""
+"""The same verifying workload in a guest that swaps to the store, to a disk or to its own zram."""
 
 import json
 import subprocess
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-FRONTENDS = ("nbd", "disk", "zram")
+FRONTENDS = ("nbd", "relay", "disk", "zram")
+BASELINES = ("disk", "zram")
 
 SPEC = """\
 lab: bench-{frontend}
