@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kztmem.errors import BadInput
-from kztmem.settings import Settings, check_codec, check_name, check_swap
-from kztmem.units import parse_size
+from kztmem.settings import Settings, check_codec, check_memory, check_name, check_swap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,7 +62,7 @@ def parse(argv: Sequence[str]) -> Invocation:
         memory, codec, user, clients = file.memory, file.codec, file.user, file.swap_sizes()
         sockets = sockets or file.sockets
     if args.memory is not None:
-        memory = parse_size(args.memory, key="--memory")
+        memory = check_memory(args.memory, key="--memory")
     if args.codec is not None:
         codec = check_codec(args.codec, key="--codec")
     settings = Settings(

@@ -17,13 +17,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from kztmem.errors import BadInput
-from kztmem.settings import check_codec, check_name, check_swap
-from kztmem.units import parse_size
+from kztmem.settings import check_codec, check_memory, check_name, check_swap
 from kztmem.validation import Strict, checked, problems
 
 
 def _memory(size: str | int) -> int:
-    return parse_size(size, key="memory")
+    return check_memory(size, key="memory")
 
 
 def _codec(name: str) -> str:

@@ -20,6 +20,10 @@ PAGE_SIZE: Final = 4096
 MAX_SWAP: Final = PAGE_SIZE << 32
 """Page numbers have 32 bits."""
 
+MIN_MEMORY: Final = 1 << 20
+MAX_MEMORY: Final = 1 << 40
+"""What the arena's format allows (docs/arena.md)."""
+
 DEFAULT_CODEC: Final = "lzo"
 DEFAULT_USER: Final = "kztlab"
 SOCKET_PATH_MAX: Final = 107
@@ -70,6 +74,18 @@ def check_swap(size: str | int, *, key: str) -> int:
             hint=f"at most {format_size(MAX_SWAP)}",
         )
     return swap
+
+
+def check_memory(size: str | int, *, key: str) -> int:
+    """Returns the limit of the arena in bytes or raises `BadInput`."""
+    memory = parse_size(size, key=key)
+    if not MIN_MEMORY <= memory <= MAX_MEMORY:
+        raise BadInput(
+            f"{format_size(memory)} are not a limit that an arena can have",
+            key=key,
+            hint=f"from {format_size(MIN_MEMORY)} to {format_size(MAX_MEMORY)}",
+        )
+    return memory
 
 
 def check_codec(codec: str, *, key: str) -> str:

@@ -49,6 +49,7 @@ def test_a_state_directory_has_one_name_however_it_is_spelt(tmp_path: Path) -> N
     ("options", "says"),
     [
         (["--memory", "512MB"], "--memory: '512MB' has an unknown unit (did you mean MiB?"),
+        (["--memory", "1KiB"], "--memory: 1KiB are not a limit that an arena can have (from 1MiB"),
         (["--codec", "gzip"], "--codec: unknown codec 'gzip' (one of lzo"),
         (["--client", "a"], "--client: 'a' has no size (write NAME:SIZE)"),
         (["--client", "A:1GiB"], "--client: 'A' is not a client's name (use 1 to 31"),

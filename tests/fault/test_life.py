@@ -242,17 +242,18 @@ def test_what_was_set_once_need_not_be_said_again(daemon: Daemon, state: Path) -
 
 
 def test_more_memory_is_taken_and_less_than_is_held_refused(daemon: Daemon) -> None:
-    with nbd.Client(daemon.start().nbd("a")) as device:
-        for index in range(200):
+    daemon.options += ["--client", "b:4MiB"]
+    _write(daemon.start())
+    with nbd.Client(daemon.nbd("b")) as device:
+        for index in range(400):
             device.write(index * PAGE, os.urandom(PAGE))
-        device.write(0, page(0, 1))
     daemon.kill()
     daemon.options += ["--memory", "128MiB"]
     assert daemon.start().status()["arena"]["limit_bytes"] == 128 << 20
     assert _is_there(daemon)
     daemon.kill()
 
-    refused = try_run(*daemon.options, "--memory", "512KiB")
+    refused = try_run(*daemon.options, "--memory", "1MiB")
     assert refused.returncode == 4
     assert "--memory" in refused.stderr
     assert _is_there(daemon.start())
@@ -291,10 +292,10 @@ def test_bad_input_starts_and_makes_nothing(tmp_path: Path) -> None:
 
 def test_more_memory_than_the_host_has_is_refused_with_numbers(state: Path) -> None:
     for mode in ([], ["--detach"]):
-        refused = try_run("--state", str(state), "--memory", "4TiB", *CLIENT, *mode)
+        refused = try_run("--state", str(state), "--memory", "900GiB", *CLIENT, *mode)
         assert refused.returncode == 4
         assert "/dev/shm has " in refused.stderr
-        assert "the arena may need 4TiB" in refused.stderr
+        assert "the arena may need 900GiB" in refused.stderr
         assert "mount -o remount,size=" in refused.stderr
     assert not (state / "clients.json").exists()
     remove(state)
