@@ -104,6 +104,8 @@ swap_relay() {
         fail "this image has no kzt-agent, which the frontend relay needs: its init must start it"
     wait_for is_relayed "$1" ||
         fail "kzt-agent does not relay: $(dmesg 2>/dev/null | grep kzt-agent: | tail -n 1)"
+    # A round trip costs more than a page: up to 128 KiB are read ahead at once.
+    echo 5 >/proc/sys/vm/page-cluster
     swap_device
 }
 
