@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -87,9 +88,9 @@ class Machines:
             self.hypervisor.destroy(state.lab, state.guest)
 
 
-@pytest.fixture(scope="session")
-def places() -> Iterator[Places]:
-    """A kztlab of the tests' own; pytest's folders are too deep for sockets, and closed."""
+@contextlib.contextmanager
+def _own_places() -> Iterator[Places]:
+    """A kztlab of a test's own; pytest's folders are too deep for sockets, and closed."""
     home = Path(tempfile.mkdtemp(prefix="kzt-"))
     home.chmod(0o711)
     user = "kztlab" if os.getuid() == 0 else None
@@ -97,6 +98,20 @@ def places() -> Iterator[Places]:
     yield own
     session.stop(own, needed=lambda: False)
     shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def places() -> Iterator[Places]:
+    """The kztlab that the tests share."""
+    with _own_places() as own:
+        yield own
+
+
+@pytest.fixture
+def other_places() -> Iterator[Places]:
+    """A kztlab of one test's own, whose libvirtd no other test's guests need."""
+    with _own_places() as own:
+        yield own
 
 
 @pytest.fixture(scope="session")

@@ -274,13 +274,14 @@ def test_commands_at_once_share_one_libvirtd(places: Places) -> None:
 
 
 @needs_own_libvirtd
-def test_libvirtd_stays_for_a_lab_that_came_meanwhile(places: Places) -> None:
+def test_libvirtd_stays_for_a_lab_that_came_meanwhile(other_places: Places) -> None:
     """`down` finds no lab left, and another `up` makes one before libvirtd is told to end."""
-    with Hypervisor.connect(places):
-        pid = _listener(_address(places.runtime / "libvirt"))
+    address = _address(other_places.runtime / "libvirt")
+    with Hypervisor.connect(other_places):
+        pid = _listener(address)
     assert pid is not None
-    stop(places, needed=lambda: True)
-    assert _listener(_address(places.runtime / "libvirt")) == pid
-    stop(places, needed=lambda: False)
-    assert _listener(_address(places.runtime / "libvirt")) is None
-    assert not started(places)
+    stop(other_places, needed=lambda: True)
+    assert _listener(address) == pid
+    stop(other_places, needed=lambda: False)
+    assert _listener(address) is None
+    assert not started(other_places)
