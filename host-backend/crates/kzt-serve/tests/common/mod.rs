@@ -49,19 +49,7 @@ impl Lab {
     pub fn with_codec(memory: u64, codec: Codec) -> Self {
         // Where arenas belong: a tmpfs.
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-        let arena = folder.path().join("arena");
-        let (server, _) = Server::open(&ServerConfig {
-            arena,
-            memory,
-            codec,
-        })
-        .unwrap();
-        Self {
-            server,
-            memory,
-            codec,
-            folder,
-        }
+        Self::open(folder, memory, codec)
     }
 
     /// The same arena under a new server.
@@ -73,6 +61,10 @@ impl Lab {
             folder,
         } = self;
         drop(server);
+        Self::open(folder, memory, codec)
+    }
+
+    fn open(folder: TempDir, memory: u64, codec: Codec) -> Self {
         let arena = folder.path().join("arena");
         let (server, _) = Server::open(&ServerConfig {
             arena,
