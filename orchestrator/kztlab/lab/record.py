@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kztlab.errors import BadInput, HostUnable
 from kztlab.spec import Cluster, GuestSpec
@@ -69,7 +68,6 @@ class LabRecord(_Record):
 
     version: Literal[1] = 1
     lab: str
-    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     spec: Path
     """The cluster.yaml it was brought up from."""
     cluster: Cluster
