@@ -190,9 +190,8 @@ pub(crate) fn config(arena: PathBuf, memory: u64, codec: &str) -> PyResult<kzt_s
         .parse::<Codec>()
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     Ok(kzt_store::Config {
-        arena,
-        memory,
         codec,
+        ..kzt_store::Config::new(arena, memory)
     })
 }
 

@@ -228,9 +228,8 @@ fn measure(codec: Codec, pages: &[Page], indices: &[u32]) {
 
     let arena = PathBuf::from(format!("/dev/shm/kzt-store-bench-{}", std::process::id()));
     let config = Config {
-        arena: arena.clone(),
-        memory: 1 << 30,
         codec,
+        ..Config::new(&arena, 1 << 30)
     };
     let (store, _) = Store::open(&config).unwrap();
     let pool = store.open_pool("bench").unwrap();
@@ -271,11 +270,7 @@ fn measure(codec: Codec, pages: &[Page], indices: &[u32]) {
 /// How long the next owner of an arena with `count` pages takes to serve.
 fn recovery(count: u32, pages: &[Page]) {
     let arena = PathBuf::from(format!("/dev/shm/kzt-store-bench-{}", std::process::id()));
-    let config = Config {
-        arena: arena.clone(),
-        memory: 4 << 30,
-        codec: Codec::Lzo,
-    };
+    let config = Config::new(&arena, 4 << 30);
     let (store, _) = Store::open(&config).unwrap();
     let pool = store.open_pool("bench").unwrap();
     let mut cx = Context::new();

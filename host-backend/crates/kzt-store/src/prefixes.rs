@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::arena::journal;
 use crate::layout::EXTENT;
-use crate::{Codec, Config, Context, ObjectId, PAGE_SIZE, Page, PutError, Store};
+use crate::{Config, Context, ObjectId, PAGE_SIZE, Page, PutError, Store};
 
 const MIB: u64 = 1 << 20;
 const CLIENTS: [&str; 2] = ["a", "b"];
@@ -126,12 +126,7 @@ impl Arena {
     }
 
     fn open(&self) -> (Store, crate::Recovery) {
-        let config = Config {
-            arena: self.0.clone(),
-            memory: MIB,
-            codec: Codec::Lzo,
-        };
-        Store::open(&config).unwrap()
+        Store::open(&Config::new(&self.0, MIB)).unwrap()
     }
 }
 

@@ -31,6 +31,18 @@ pub struct Config {
     pub codec: Codec,
 }
 
+impl Config {
+    /// An arena of that size; all else as it is by default.
+    #[must_use]
+    pub fn new(arena: impl Into<PathBuf>, memory: u64) -> Self {
+        Self {
+            arena: arena.into(),
+            memory,
+            codec: Codec::Lzo,
+        }
+    }
+}
+
 /// How the arena was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -100,6 +112,7 @@ impl Store {
             arena: path,
             memory,
             codec,
+            ..
         } = config;
         let failed = |what| OpenError::io(path, what);
         let (min, max) = (layout::MIN_MEMORY, layout::MAX_MEMORY);

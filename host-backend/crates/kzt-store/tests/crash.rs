@@ -250,11 +250,7 @@ fn be_child() -> bool {
         return false;
     };
     let words: Vec<&str> = task.split(' ').collect();
-    let config = Config {
-        arena: words[1].into(),
-        memory: words[2].parse().unwrap(),
-        codec: Codec::Lzo,
-    };
+    let config = Config::new(words[1], words[2].parse().unwrap());
     match words[0] {
         "load" => load(&config, words[3].parse().unwrap()),
         _ => loop {

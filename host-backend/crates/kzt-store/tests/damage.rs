@@ -424,11 +424,7 @@ fn other_files_are_not_touched() {
         Store::open(&link.config(MIB, Codec::Lzo)),
         Err(OpenError::Io { .. })
     ));
-    let folder = Config {
-        arena: "/dev/shm".into(),
-        memory: MIB,
-        codec: Codec::Lzo,
-    };
+    let folder = Config::new("/dev/shm", MIB);
     assert!(Store::open(&folder).is_err());
 }
 
@@ -462,11 +458,7 @@ fn sizes_are_checked() {
 #[test]
 fn a_disk_is_warned_of() {
     let path = std::env::temp_dir().join(format!("kzt-store-test-{}", std::process::id()));
-    let config = Config {
-        arena: path.clone(),
-        memory: MIB,
-        codec: Codec::Lzo,
-    };
+    let config = Config::new(&path, MIB);
     let opened = Store::open(&config);
     let _ = fs::remove_file(&path);
     let tmpfs = config.arena.starts_with("/dev/shm");

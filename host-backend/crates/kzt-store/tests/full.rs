@@ -21,7 +21,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{MIB, SWAP, block_entries, page};
-use kzt_store::{Codec, Config, Context, OpenError, PAGE_SIZE, PutError, Store};
+use kzt_store::{Config, Context, OpenError, PAGE_SIZE, PutError, Store};
 
 /// Set in the child: the folder where its tmpfs of 8 MiB is.
 const CHILD: &str = "KZT_STORE_FULL_CHILD";
@@ -37,11 +37,7 @@ fn random_page(index: u32) -> [u8; PAGE_SIZE] {
 }
 
 fn in_small_tmpfs(folder: &Path) {
-    let config = |memory| Config {
-        arena: folder.join("arena"),
-        memory,
-        codec: Codec::Lzo,
-    };
+    let config = |memory| Config::new(folder.join("arena"), memory);
     let filler = folder.join("filler");
     let opened = Store::open(&config(16 * MIB));
     assert!(matches!(opened, Err(OpenError::FilesystemFull { total, .. }) if total == 8 * MIB));

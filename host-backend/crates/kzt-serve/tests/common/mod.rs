@@ -67,9 +67,8 @@ impl Lab {
     fn open(folder: TempDir, memory: u64, codec: Codec) -> Self {
         let arena = folder.path().join("arena");
         let (server, _) = Server::open(&ServerConfig {
-            arena,
-            memory,
             codec,
+            ..ServerConfig::new(arena, memory)
         })
         .unwrap();
         Self {

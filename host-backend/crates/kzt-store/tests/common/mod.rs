@@ -30,14 +30,13 @@ impl ArenaPath {
 
     pub(crate) fn config(&self, memory: u64, codec: Codec) -> Config {
         Config {
-            arena: self.0.clone(),
-            memory,
             codec,
+            ..Config::new(&self.0, memory)
         }
     }
 
     pub(crate) fn open(&self, memory: u64) -> (Store, Recovery) {
-        Store::open(&self.config(memory, Codec::Lzo)).unwrap()
+        Store::open(&Config::new(&self.0, memory)).unwrap()
     }
 }
 
