@@ -59,7 +59,7 @@ impl Op {
             Self::Put(put, _) => put == key,
             Self::FlushRange((client, object, first), count) => {
                 (client, object) == (key.0, key.1)
-                    && (first..first.saturating_add(count)).contains(&key.2)
+                    && (first..=first.saturating_add(count - 1)).contains(&key.2)
             }
             Self::FlushObject(client, object) => (client, object) == (key.0, key.1),
             Self::Destroy(client) => client == key.0,
