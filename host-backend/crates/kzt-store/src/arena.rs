@@ -174,6 +174,7 @@ impl Arena {
     }
 
     /// Publishes a word: a process that dies right after has published all it wrote before.
+    #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn store(&self, offset: u64, value: u64) {
         if let Some(word) = self.word(offset) {
             self.set(word, value, Ordering::Release);
@@ -181,6 +182,7 @@ impl Arena {
     }
 
     /// Every store of this process to the mapping, for the tests that recover from each of them.
+    #[cfg_attr(feature = "crash-points", track_caller)]
     #[cfg_attr(
         not(test),
         expect(clippy::unused_self, reason = "only the tests' journal asks where")
@@ -189,6 +191,8 @@ impl Arena {
         word.store(value, order);
         #[cfg(test)]
         journal::add(ptr::from_ref(word).addr() - self.base.addr().get(), value);
+        #[cfg(feature = "crash-points")]
+        crate::crash_points::passed();
     }
 
     /// Copies whole words out: `out.len()` and `offset` are multiples of 8.
@@ -200,25 +204,27 @@ impl Arena {
     }
 
     /// Copies bytes in; `offset` is a multiple of 8. The last word is filled up with zeros.
+    #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
-        let mut words = self.span(offset, bytes.len()).iter();
+        let words = self.span(offset, bytes.len());
         let mut chunks = bytes.chunks_exact(size_of::<u64>());
-        let store = |(bytes, word): (&[u8], &AtomicU64)| {
+        for (word, bytes) in words.iter().zip(chunks.by_ref()) {
+            let mut whole = [0; size_of::<u64>()];
+            whole.copy_from_slice(bytes);
+            self.set(word, u64::from_ne_bytes(whole), Ordering::Relaxed);
+        }
+        if let (Some(word), rest @ [_, ..]) = (words.last(), chunks.remainder()) {
             let mut whole = [0; size_of::<u64>()];
             whole
                 .iter_mut()
-                .zip(bytes)
+                .zip(rest)
                 .for_each(|(to, from)| *to = *from);
             self.set(word, u64::from_ne_bytes(whole), Ordering::Relaxed);
-        };
-        chunks.by_ref().zip(words.by_ref()).for_each(store);
-        Some(chunks.remainder())
-            .into_iter()
-            .zip(words)
-            .for_each(store);
+        }
     }
 
     /// Sets every word of a frame.
+    #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn fill_frame(&self, offset: u64, value: u64) {
         for word in self.span(offset, FRAME as usize) {
             self.set(word, value, Ordering::Relaxed);
@@ -240,6 +246,8 @@ impl Arena {
         retry_on_intr(|| {
             rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, EXTENT)
         })?;
+        #[cfg(feature = "crash-points")]
+        crate::crash_points::passed();
         Ok(())
     }
 
@@ -263,6 +271,8 @@ impl Arena {
     pub(crate) fn punch(&self, offset: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         retry_on_intr(|| rustix::fs::fallocate(&self.file, flags, offset, EXTENT))?;
+        #[cfg(feature = "crash-points")]
+        crate::crash_points::passed();
         Ok(())
     }
 

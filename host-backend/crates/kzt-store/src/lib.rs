@@ -20,6 +20,8 @@ compile_error!("kzt-store needs a 64-bit address space");
 
 mod arena;
 mod codec;
+#[cfg(feature = "crash-points")]
+pub mod crash_points;
 mod directory;
 mod entry;
 mod error;
