@@ -223,6 +223,15 @@ impl Arena {
         }
     }
 
+    /// Copies `bytes` from one place to another, word by word; `from` and `to` are multiples of 8.
+    #[cfg_attr(feature = "crash-points", track_caller)]
+    pub(crate) fn copy(&self, from: u64, to: u64, bytes: usize) {
+        let words = self.span(from, bytes).iter().zip(self.span(to, bytes));
+        for (from, to) in words {
+            self.set(to, from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
     /// Sets every word of a frame.
     #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn fill_frame(&self, offset: u64, value: u64) {

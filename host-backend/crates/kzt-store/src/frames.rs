@@ -17,11 +17,15 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Rel
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::arena::Arena;
+use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT, EXTENT_FRAMES, FRAME};
 use crate::lock;
 
 /// No frame or extent: the end of a list.
 pub(crate) const NONE: u32 = u32::MAX;
+
+/// The owner of what is no node.
+const NOBODY: PoolNumber = PoolNumber::MAX;
 
 /// Ready extents (backed by host memory, unused) that upkeep keeps in stock for the page path.
 const LOW: u32 = 16;
@@ -39,11 +43,10 @@ pub(crate) enum Use {
 }
 
 /// One frame's record: 24 bytes for every 4 KiB of arena.
-#[derive(Default)]
 pub(crate) struct Frame {
     /// Blocks in use of the run, 64 a frame.
     pub(crate) bitmap: AtomicU64,
-    /// Neighbours in the size class's list of runs with room.
+    /// Run: neighbours in the size class's list of runs with room.
     pub(crate) next: AtomicU32,
     pub(crate) prev: AtomicU32,
     /// Run's head: blocks in use. Node: entries that are not empty.
@@ -53,6 +56,23 @@ pub(crate) struct Frame {
     pub(crate) class: AtomicU8,
     /// Run: number of this frame in it.
     pub(crate) position: AtomicU8,
+    /// Node: the pool whose it is. [`NOBODY`] for all else.
+    owner: AtomicU16,
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self {
+            bitmap: AtomicU64::new(0),
+            next: AtomicU32::new(NONE),
+            prev: AtomicU32::new(NONE),
+            used: AtomicU16::new(0),
+            usage: AtomicU8::new(Use::Free as u8),
+            class: AtomicU8::new(0),
+            position: AtomicU8::new(0),
+            owner: AtomicU16::new(NOBODY),
+        }
+    }
 }
 
 impl Frame {
@@ -64,7 +84,15 @@ impl Frame {
         }
     }
 
+    /// The pool whose node this is. It changes from and to a pool under that pool's lock alone: who
+    /// holds the lock and reads the pool's number here knows that the node is the pool's.
+    pub(crate) fn owner(&self) -> Option<PoolNumber> {
+        let owner = self.owner.load(Relaxed);
+        (owner != NOBODY).then_some(owner)
+    }
+
     fn take(&self, usage: Use) {
+        self.owner.store(NOBODY, Relaxed);
         self.usage.store(usage as u8, Relaxed);
         self.used.store(0, Relaxed);
         self.bitmap.store(0, Relaxed);
@@ -87,6 +115,8 @@ pub struct Upkeep {
     pub readied: u32,
     /// Extents of 64 KiB given back to the host.
     pub returned: u32,
+    /// Runs of frames whose blocks were moved elsewhere.
+    pub emptied: u32,
 }
 
 impl Upkeep {
@@ -116,6 +146,11 @@ impl Frames {
     /// The record of a frame, by number.
     pub(crate) fn frame(&self, number: u32) -> &Frame {
         &self.records[number as usize]
+    }
+
+    /// The record of the frame that holds an offset from somewhere doubtful.
+    pub(crate) fn get(&self, offset: u64) -> Option<&Frame> {
+        self.records.get((offset / FRAME) as usize)
     }
 
     /// The record of the frame that holds an offset of the arena.
@@ -193,11 +228,18 @@ impl Frames {
         self.extents().put(first, length);
     }
 
-    /// Takes a radix node's frame, its words all `fill`.
-    pub(crate) fn allocate_node(&self, fill: u64) -> Option<u64> {
-        let offset = u64::from(self.allocate(1, Use::Node)?) * FRAME;
+    /// Takes a frame for a radix node of a pool, whose lock is held; its words are all `fill`.
+    pub(crate) fn allocate_node(&self, pool: PoolNumber, fill: u64) -> Option<u64> {
+        let number = self.allocate(1, Use::Node)?;
+        self.own(number, pool);
+        let offset = u64::from(number) * FRAME;
         self.arena.fill_frame(offset, fill);
         Some(offset)
+    }
+
+    /// Notes whose node a frame is.
+    fn own(&self, number: u32, pool: PoolNumber) {
+        self.frame(number).owner.store(pool, Relaxed);
     }
 
     pub(crate) fn free_node(&self, offset: u64) {
@@ -237,6 +279,12 @@ impl Frames {
         done
     }
 
+    /// Whether no extent is left to be backed: what is used next has to be free already.
+    pub(crate) fn short(&self) -> bool {
+        let extents = self.extents();
+        extents.backed >= extents.limit && extents.ready < LOW
+    }
+
     /// Frames in use, without the first extent.
     pub(crate) fn in_use(&self) -> u64 {
         self.extents().in_use
@@ -267,6 +315,20 @@ impl Frames {
             }
         }
         claimable
+    }
+
+    /// Recovery: takes the frame of a pool's radix node, as `claim` does.
+    pub(crate) fn claim_node(
+        &self,
+        pool: PoolNumber,
+        number: u32,
+        present: impl Fn(u32) -> bool,
+    ) -> bool {
+        let claimed = self.claim(number, 1, Use::Node, present);
+        if claimed {
+            self.own(number, pool);
+        }
+        claimed
     }
 
     /// Recovery: settles every extent by the frames that were claimed. Those in use are backed

@@ -40,6 +40,9 @@ pub(crate) mod header {
 pub(crate) mod pool {
     use super::{EXTENT, FRAME};
 
+    /// Number of a slot, and of the pool in it.
+    pub(crate) type Number = u16;
+
     /// Slots there are.
     pub(crate) const SLOTS: u64 = (EXTENT - FRAME) / SLOT_BYTES;
     /// Bytes of a client's name, padded with zeros.
@@ -56,6 +59,11 @@ pub(crate) mod pool {
     /// Offset of a slot.
     pub(crate) const fn slot(number: u64) -> u64 {
         FRAME + number * SLOT_BYTES
+    }
+
+    /// Number of the slot at an offset that [`slot`] has returned.
+    pub(crate) const fn number(slot: u64) -> Number {
+        ((slot - FRAME) / SLOT_BYTES) as Number
     }
 
     /// The state word of a live persistent pool.

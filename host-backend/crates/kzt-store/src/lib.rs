@@ -20,6 +20,7 @@ compile_error!("kzt-store needs a 64-bit address space");
 
 mod arena;
 mod codec;
+mod compact;
 #[cfg(feature = "crash-points")]
 pub mod crash_points;
 mod directory;
@@ -29,6 +30,7 @@ mod frames;
 mod layout;
 mod lz4;
 mod lzo;
+mod owner;
 mod pam;
 mod pool;
 #[cfg(test)]

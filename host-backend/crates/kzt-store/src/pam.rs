@@ -11,6 +11,18 @@ pub(crate) struct Block {
     pub(crate) place: u32,
 }
 
+/// Where a block that is moved may go; no new run is made for it.
+pub(crate) type Target<'a> = &'a dyn Fn() -> Option<Block>;
+
+/// How much memory is worth a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// There is memory: a good part of a class has to be free.
+    Slack,
+    /// Memory is short: a run is a run.
+    Short,
+}
+
 /// An allocator of blocks in the arena.
 ///
 /// Its state is private to the process; the arena's index is the truth. What it must keep:
@@ -30,6 +42,9 @@ pub(crate) trait Pam: Send + Sync {
     /// Takes back the block at `offset`. Nothing of it may be used any more: the entry that
     /// held it has been overwritten before.
     fn free(&self, offset: u64);
+
+    /// Empties a few runs that hold little: `move_to` moves a block if it can. How many came free.
+    fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32;
 
     /// Recovery: takes the block that an entry holds, if it is one that `allocate` could have
     /// returned for `bytes`, its frames have content (`present`), and nothing overlaps it.

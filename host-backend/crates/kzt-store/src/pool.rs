@@ -2,7 +2,7 @@
 //! A client's persistent pool: put, get, flush.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crate::codec::{self, Codec, Context, Encoding};
 use crate::directory::Found;
@@ -55,9 +55,9 @@ pub struct Pool {
 }
 
 /// What the pool's lock guards, besides its part of the index.
-struct State {
+pub(crate) struct State {
     alive: bool,
-    held: Held,
+    pub(crate) held: Held,
     /// The object used last and its record: swap devices have but one.
     recent: Option<(ObjectId, u64)>,
     counters: Counters,
@@ -313,6 +313,16 @@ impl Pool {
         lock(&self.state)
     }
 
+    /// The pool's lock, if nobody has it and the pool is not gone.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        state.alive.then_some(state)
+    }
+
     fn root(&self) -> u64 {
         self.slot + layout::pool::ROOT
     }
@@ -436,7 +446,8 @@ impl Pool {
             }
         };
         let root = record + object::ROOT;
-        let at = self.space.make_page(root, index, &mut state.held);
+        let number = layout::pool::number(self.slot);
+        let at = self.space.make_page(number, root, index, &mut state.held);
         // A new object that got no page goes again; not one whose pages were lost.
         if at.is_none() && self.space.arena.load(root) == 0 {
             state.held -= self.space.remove_object(self.root(), object);

@@ -29,6 +29,8 @@ enum Op {
     FlushRange(Key, u32),
     FlushObject(usize, u64),
     Destroy(usize),
+    /// Compaction, above all.
+    Maintain,
 }
 
 struct Random(u64);
@@ -44,7 +46,8 @@ impl Random {
     fn op(&mut self) -> Op {
         let index = INDICES[self.below(INDICES.len() as u64) as usize];
         let key = (self.below(2) as usize, self.below(OBJECTS), index);
-        match self.below(24) {
+        match self.below(25) {
+            24 => Op::Maintain,
             0 => Op::Destroy(key.0),
             1 => Op::FlushObject(key.0, key.1),
             2..7 => Op::FlushRange(key, 1 + self.below(600) as u32),
@@ -63,6 +66,7 @@ impl Op {
             }
             Self::FlushObject(client, object) => (client, object) == (key.0, key.1),
             Self::Destroy(client) => client == key.0,
+            Self::Maintain => false,
         }
     }
 
@@ -87,6 +91,9 @@ impl Op {
             }
             Self::Destroy(client) => {
                 let _ = store.destroy_pool(CLIENTS[client]);
+            }
+            Self::Maintain => {
+                store.maintain();
             }
         }
         if put != Some(Err(PutError::NoMemory)) {

@@ -8,6 +8,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::entry::{Entry, MAX_LEVEL};
+use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{self, FRAME, Location};
 use crate::space::{Held, Space};
 
@@ -63,9 +64,15 @@ impl Space {
 
     /// Finds the slot of a page, making the nodes it needs; `None` if there is no room for them,
     /// and no page has changed. If the slot stays empty, `clear` takes the nodes back.
-    pub(crate) fn make_page(&self, root: u64, index: u32, held: &mut Held) -> Option<u64> {
+    pub(crate) fn make_page(
+        &self,
+        pool: PoolNumber,
+        root: u64,
+        index: u32,
+        held: &mut Held,
+    ) -> Option<u64> {
         let index = u64::from(index);
-        self.grow(root, index, held)?;
+        self.grow(pool, root, index, held)?;
         let mut at = root;
         loop {
             match Entry::decode(self.arena.load(at)) {
@@ -76,7 +83,7 @@ impl Space {
                     }
                     let child = Entry::decode(self.arena.load(at));
                     if !matches!(child, Entry::Node { .. }) {
-                        let chain = self.chain(level - 1, index, child, held)?;
+                        let chain = self.chain(pool, level - 1, index, child, held)?;
                         self.publish(at, child, chain);
                     }
                 }
@@ -87,13 +94,13 @@ impl Space {
     }
 
     /// Gives the tree a root node that covers `index`.
-    fn grow(&self, root: u64, index: u64, held: &mut Held) -> Option<()> {
+    fn grow(&self, pool: PoolNumber, root: u64, index: u64, held: &mut Held) -> Option<()> {
         loop {
             let old = Entry::decode(self.arena.load(root));
             let new = match old {
                 Entry::Node { level, .. } if index / span(level) < ENTRIES => return Some(()),
                 Entry::Node { level, .. } => {
-                    let frame = self.frames.allocate_node(Entry::Empty.encode())?;
+                    let frame = self.frames.allocate_node(pool, Entry::Empty.encode())?;
                     *held += Held::index(FRAME);
                     self.arena.store(frame, old.encode());
                     self.frames.at(frame).used.store(1, Relaxed);
@@ -104,10 +111,10 @@ impl Space {
                 }
                 Entry::Empty => {
                     let level = (1..MAX_LEVEL).find(|&level| index / span(level) < ENTRIES);
-                    self.chain(level.unwrap_or(MAX_LEVEL), index, old, held)?
+                    self.chain(pool, level.unwrap_or(MAX_LEVEL), index, old, held)?
                 }
                 // How high the tree was is not known any more: everything is poisoned.
-                _ => self.chain(MAX_LEVEL, index, Entry::Poison, held)?,
+                _ => self.chain(pool, MAX_LEVEL, index, Entry::Poison, held)?,
             };
             self.arena.store(root, new.encode());
         }
@@ -115,14 +122,21 @@ impl Space {
 
     /// Builds nodes from `level` down to 1 for the path to `index`, aside. Where they take the
     /// place of something poisoned, all else in them is poison.
-    fn chain(&self, level: u32, index: u64, replaced: Entry, held: &mut Held) -> Option<Entry> {
+    fn chain(
+        &self,
+        pool: PoolNumber,
+        level: u32,
+        index: u64,
+        replaced: Entry,
+        held: &mut Held,
+    ) -> Option<Entry> {
         let (fill, others) = match replaced {
             Entry::Empty => (Entry::Empty, 0),
             _ => (Entry::Poison, ENTRIES as u16 - 1),
         };
         let mut child = fill;
         for level in 1..=level {
-            let Some(frame) = self.frames.allocate_node(fill.encode()) else {
+            let Some(frame) = self.frames.allocate_node(pool, fill.encode()) else {
                 if child != fill {
                     *held -= self.release(child);
                 }

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::ObjectId;
 use crate::entry::{Entry, pattern_check};
-use crate::frames::Use;
-use crate::layout::{EXTENT, FRAME, HEADER, Location, object, trie};
+use crate::layout::pool::Number as PoolNumber;
+use crate::layout::{EXTENT, FRAME, HEADER, Location, object, pool, trie};
 use crate::pam::Block;
 use crate::radix::ENTRIES;
 use crate::space::{Held, Path, Space};
@@ -48,6 +48,8 @@ impl Present {
 pub(crate) struct Recoverer<'a> {
     space: &'a Space,
     present: &'a Present,
+    /// The pool whose index is walked.
+    number: PoolNumber,
     /// What has been found so far.
     pub(crate) held: Held,
     /// Entries that were damaged.
@@ -62,15 +64,17 @@ impl<'a> Recoverer<'a> {
         Self {
             space,
             present,
+            number: 0,
             held: Held::default(),
             dropped: 0,
             unlinked: Vec::new(),
         }
     }
 
-    /// Recovers a pool from the slot of its directory.
-    pub(crate) fn pool(&mut self, root: u64) {
-        self.directory(root, 0, &mut Vec::new());
+    /// Recovers the pool in a slot of the pool table.
+    pub(crate) fn pool(&mut self, slot: u64) {
+        self.number = pool::number(slot);
+        self.directory(slot + pool::ROOT, 0, &mut Vec::new());
     }
 
     fn load(&self, at: u64) -> Entry {
@@ -163,7 +167,7 @@ impl<'a> Recoverer<'a> {
                 let claimed = u32::try_from(frame / FRAME).is_ok_and(|number| {
                     self.space
                         .frames
-                        .claim(number, 1, Use::Node, |f| self.present.has(f))
+                        .claim_node(self.number, number, |f| self.present.has(f))
                 });
                 if !claimed {
                     return self.poison(at);

@@ -15,6 +15,8 @@ use crate::error::{OpenError, StoreError};
 use crate::frames::{Frames, Upkeep};
 use crate::layout::{self, EXTENT, FRAME, HEADER, header, pool};
 use crate::lock;
+use crate::owner::Owners;
+use crate::pam::Need;
 use crate::pool::Pool;
 use crate::recover::{Present, Recoverer};
 use crate::space::{Held, Space};
@@ -157,6 +159,7 @@ impl Store {
             arena,
             frames,
             pam,
+            owners: Owners::new(),
             key,
         });
         let mut store = Self {
@@ -210,7 +213,7 @@ impl Store {
                 continue;
             };
             let before = walk.held;
-            walk.pool(slot + pool::ROOT);
+            walk.pool(slot);
             let mut held = walk.held;
             held -= before;
             found.insert(name, (slot, held));
@@ -233,7 +236,9 @@ impl Store {
     }
 
     fn pool(&self, slot: u64, held: Held) -> Arc<Pool> {
-        Arc::new(Pool::new(Arc::clone(&self.space), self.codec, slot, held))
+        let pool = Arc::new(Pool::new(Arc::clone(&self.space), self.codec, slot, held));
+        self.space.owners.note(pool::number(slot), &pool);
+        pool
     }
 
     /// The client's persistent pool: found again or created.
@@ -301,11 +306,21 @@ impl Store {
     }
 
     /// Background upkeep: keeps touched memory in stock, so that puts rarely pay for a cold
-    /// touch, and gives memory back to the host when more than a few MiB are free. To be called
+    /// touch, moves blocks together where much is free between them, and gives memory back to the
+    /// host when more than a few MiB are free. To be called
     /// from a thread of its own, every few milliseconds while it finds something to do and a
     /// few times a second otherwise. Holds up no other call.
     pub fn maintain(&self) -> Upkeep {
-        self.space.frames.maintain()
+        let need = if self.space.frames.short() {
+            Need::Short
+        } else {
+            Need::Slack
+        };
+        let emptied = self.space.compact(need);
+        Upkeep {
+            emptied,
+            ..self.space.frames.maintain()
+        }
     }
 
     /// Locks the arena in memory, page by page as it comes into use.

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use crate::frames::{Frames, NONE, Use};
 use crate::layout::{EXTENT_FRAMES, FRAME, HEADER};
 use crate::lock;
-use crate::pam::{Block, Pam};
+use crate::pam::{Block, Need, Pam, Target};
 use crate::{PAGE_SIZE, layout};
 
 /// Blocks are multiples of this.
@@ -30,6 +30,11 @@ const MAX_BLOCK: usize = PAGE_SIZE + HEADER;
 /// hard to find in extents of 16 frames.
 const MAX_RUN: u32 = 8;
 
+/// With memory to be had, a class may have one free block for so many used ones.
+const SLACK: u32 = 8;
+/// Runs looked at for the emptiest.
+const LOOK: usize = 32;
+
 /// One size class.
 struct Class {
     /// Bytes of a block.
@@ -38,8 +43,44 @@ struct Class {
     frames: u32,
     /// Blocks of a run.
     blocks: u32,
+    state: Mutex<Runs>,
+}
+
+/// A class's runs.
+struct Runs {
     /// First frame of the first run that has both used and free blocks.
-    partial: Mutex<u32>,
+    partial: u32,
+    /// The run that is being emptied: in no list.
+    isolated: u32,
+    /// The run that could not be emptied last.
+    stuck: u32,
+    /// How many there are.
+    count: u32,
+    /// Their blocks in use.
+    used: u32,
+}
+
+impl Runs {
+    const NONE: Self = Self {
+        partial: NONE,
+        isolated: NONE,
+        stuck: NONE,
+        count: 0,
+        used: 0,
+    };
+}
+
+impl Class {
+    /// Whether so many blocks are free that some may move.
+    fn is_sparse(&self, runs: &Runs, need: Need) -> bool {
+        let free = runs.count * self.blocks - runs.used;
+        let slack = match need {
+            Need::Slack => runs.used / SLACK + self.blocks,
+            Need::Short => 0,
+        };
+        // Without the run's worth of places elsewhere nothing comes free.
+        free >= self.blocks + slack
+    }
 }
 
 /// The allocator.
@@ -62,12 +103,11 @@ impl Zsmalloc {
                 .is_none_or(|last| (last.frames, last.blocks) != (run, blocks))
             {
                 let size = run as usize * FRAME as usize / blocks as usize / GRAIN * GRAIN;
-                let partial = Mutex::new(NONE);
                 classes.push(Class {
                     size,
                     frames: run,
                     blocks,
-                    partial,
+                    state: Mutex::new(Runs::NONE),
                 });
             }
             by_size.push((classes.len() - 1) as u8);
@@ -90,6 +130,59 @@ impl Zsmalloc {
         let (bits, bit) = (bitmap.load(Relaxed), 1 << (place % 64));
         bitmap.store(if used { bits | bit } else { bits & !bit }, Relaxed);
         (bits & bit != 0) != used
+    }
+
+    /// Takes a block of the first run that has one free.
+    fn take(&self, class: &Class, runs: &mut Runs) -> Option<Block> {
+        let run = runs.partial;
+        if run == NONE {
+            return None;
+        }
+        let place = (0..class.frames).find_map(|word| {
+            let bits = self.frames.frame(run + word).bitmap.load(Relaxed);
+            (bits != u64::MAX).then(|| word * 64 + bits.trailing_ones())
+        })?;
+        self.mark(run, place, true);
+        runs.used += 1;
+        let used = &self.frames.frame(run).used;
+        let count = used.load(Relaxed) + 1;
+        used.store(count, Relaxed);
+        if u32::from(count) == class.blocks {
+            self.unlink(&mut runs.partial, run);
+        }
+        let offset = u64::from(run) * FRAME + u64::from(place) * class.size as u64;
+        Some(Block { offset, place })
+    }
+
+    /// Takes the emptiest of the first runs out of its class's list, if enough is free elsewhere.
+    fn isolate(&self, class: &Class, need: Need) -> Option<u32> {
+        let mut runs = lock(&class.state);
+        if runs.isolated != NONE || !class.is_sparse(&runs, need) {
+            return None;
+        }
+        let listed = |run: u32| (run != NONE).then_some(run);
+        let next = |run: &u32| listed(self.frames.frame(*run).next.load(Relaxed));
+        let stuck = runs.stuck;
+        let run = std::iter::successors(listed(runs.partial), next)
+            .take(LOOK)
+            .filter(|run| *run != stuck)
+            .min_by_key(|run| self.frames.frame(*run).used.load(Relaxed))?;
+        self.unlink(&mut runs.partial, run);
+        runs.isolated = run;
+        Some(run)
+    }
+
+    /// Puts the isolated run back, unless it came free; whether it was still there.
+    fn restore(&self, class: &Class, run: u32) -> bool {
+        let mut runs = lock(&class.state);
+        // If it came free, was taken and isolated again by another thread, that one only ends early.
+        let there = runs.isolated == run;
+        if there {
+            runs.isolated = NONE;
+            runs.stuck = run;
+            self.link(&mut runs.partial, run);
+        }
+        there
     }
 
     fn link(&self, head: &mut u32, run: u32) {
@@ -119,28 +212,16 @@ impl Zsmalloc {
 impl Pam for Zsmalloc {
     fn allocate(&self, bytes: usize) -> Option<Block> {
         let (number, class) = self.class_of(bytes)?;
-        let mut partial = lock(&class.partial);
-        if *partial == NONE {
+        let mut runs = lock(&class.state);
+        if runs.partial == NONE {
             let run = self.frames.allocate(class.frames, Use::Run)?;
             for frame in run..run + class.frames {
                 self.frames.frame(frame).class.store(number, Relaxed);
             }
-            self.link(&mut partial, run);
+            self.link(&mut runs.partial, run);
+            runs.count += 1;
         }
-        let run = *partial;
-        let place = (0..class.frames).find_map(|word| {
-            let bits = self.frames.frame(run + word).bitmap.load(Relaxed);
-            (bits != u64::MAX).then(|| word * 64 + bits.trailing_ones())
-        })?;
-        self.mark(run, place, true);
-        let used = &self.frames.frame(run).used;
-        let count = used.load(Relaxed) + 1;
-        used.store(count, Relaxed);
-        if u32::from(count) == class.blocks {
-            self.unlink(&mut partial, run);
-        }
-        let offset = u64::from(run) * FRAME + u64::from(place) * class.size as u64;
-        Some(Block { offset, place })
+        self.take(class, &mut runs)
     }
 
     fn free(&self, offset: u64) {
@@ -149,19 +230,44 @@ impl Pam for Zsmalloc {
         let class = &self.classes[frame.class.load(Relaxed) as usize];
         let run = (offset / FRAME) as u32 - u32::from(frame.position.load(Relaxed));
         let place = (offset - u64::from(run) * FRAME) / class.size as u64;
-        let mut partial = lock(&class.partial);
+        let mut runs = lock(&class.state);
         let freed = self.mark(run, place as u32, false);
         debug_assert!(freed, "a block is freed once");
         let used = &self.frames.frame(run).used;
         let count = used.load(Relaxed) - 1;
         used.store(count, Relaxed);
-        if u32::from(count) + 1 == class.blocks {
-            self.link(&mut partial, run);
+        runs.used -= 1;
+        let isolated = runs.isolated == run;
+        if u32::from(count) + 1 == class.blocks && !isolated {
+            self.link(&mut runs.partial, run);
         }
         if count == 0 {
-            self.unlink(&mut partial, run);
+            if isolated {
+                runs.isolated = NONE;
+            } else {
+                self.unlink(&mut runs.partial, run);
+            }
+            runs.count -= 1;
             self.frames.free(run, class.frames);
         }
+    }
+
+    fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32 {
+        let emptied = self.classes.iter().filter(|class| {
+            let Some(run) = self.isolate(class, need) else {
+                return false;
+            };
+            for place in 0..class.blocks {
+                let bits = self.frames.frame(run + place / 64).bitmap.load(Relaxed);
+                let offset = u64::from(run) * FRAME + u64::from(place) * class.size as u64;
+                let target = || self.take(class, &mut lock(&class.state));
+                if bits >> (place % 64) & 1 == 1 && !move_to(offset, &target) {
+                    break;
+                }
+            }
+            !self.restore(class, run)
+        });
+        emptied.count() as u32
     }
 
     fn claim(&self, block: Block, bytes: usize, present: &dyn Fn(u32) -> bool) -> bool {
@@ -189,10 +295,12 @@ impl Pam for Zsmalloc {
             for frame in run..run + class.frames {
                 self.frames.frame(frame).class.store(number, Relaxed);
             }
+            lock(&class.state).count += 1;
         }
         let claimed = self.mark(run, block.place, true);
         if claimed {
             head.used.store(head.used.load(Relaxed) + 1, Relaxed);
+            lock(&class.state).used += 1;
         }
         claimed
     }
@@ -203,7 +311,7 @@ impl Pam for Zsmalloc {
             if head.usage() == Use::Run && head.position.load(Relaxed) == 0 {
                 let class = &self.classes[head.class.load(Relaxed) as usize];
                 if u32::from(head.used.load(Relaxed)) < class.blocks {
-                    self.link(&mut lock(&class.partial), run);
+                    self.link(&mut lock(&class.state).partial, run);
                 }
             }
         }
