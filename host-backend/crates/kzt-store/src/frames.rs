@@ -40,13 +40,14 @@ pub(crate) enum Use {
     Free = 0,
     Node = 1,
     Run = 2,
+    Buddies = 3,
 }
 
 /// One frame's record: 24 bytes for every 4 KiB of arena.
 pub(crate) struct Frame {
-    /// Blocks in use of the run, 64 a frame.
+    /// Run: blocks in use, 64 a frame. Buddies: see `zbud`.
     pub(crate) bitmap: AtomicU64,
-    /// Run: neighbours in the size class's list of runs with room.
+    /// Run: neighbours in the size class's list of runs with room. Buddies: in their pool's.
     pub(crate) next: AtomicU32,
     pub(crate) prev: AtomicU32,
     /// Run's head: blocks in use. Node: entries that are not empty.
@@ -80,7 +81,8 @@ impl Frame {
         match self.usage.load(Relaxed) {
             0 => Use::Free,
             1 => Use::Node,
-            _ => Use::Run,
+            2 => Use::Run,
+            _ => Use::Buddies,
         }
     }
 

@@ -5,7 +5,7 @@
 use crate::codec::Encoding;
 
 /// Version of everything docs/arena.md describes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// First word of every arena.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"KZTARENA");
 
@@ -91,6 +91,13 @@ pub(crate) mod trie {
 pub(crate) const HEADER: usize = 16;
 /// Offset of the check word: CRC-32C below, the raw page's hash (0: none) above.
 pub(crate) const CHECK: u64 = 8;
+
+/// Where blocks have their places. Those of a run of a size class are numbered from 0; the other
+/// allocators have numbers that no such run reaches.
+pub(crate) mod place {
+    /// A frame's first block; its last has the next number.
+    pub(crate) const ZBUD: u32 = 512;
+}
 
 /// A block's location word: encoding, length, place in its run, back-reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

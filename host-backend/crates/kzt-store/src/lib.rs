@@ -32,6 +32,8 @@ mod lz4;
 mod lzo;
 mod owner;
 mod pam;
+#[cfg(test)]
+mod pam_tests;
 mod pool;
 #[cfg(test)]
 mod prefixes;
@@ -39,6 +41,7 @@ mod radix;
 mod recover;
 mod space;
 mod store;
+mod zbud;
 mod zsmalloc;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -46,6 +49,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use codec::{Codec, Context, UnknownCodec};
 pub use error::{GetError, OpenError, PutError, StoreError, UpdateError};
 pub use frames::Upkeep;
+pub use pam::{Allocator, UnknownAllocator};
 pub use pool::{Pool, PoolStats};
 pub use store::{Config, Origin, Recovery, Store, Usage};
 

@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Page-accessible memory: what holds the bytes of compressed pages and of small index parts.
 
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::frames::{Frames, Use};
+use crate::layout::pool::Number as PoolNumber;
+use crate::layout::{FRAME, place};
+use crate::zbud::Zbud;
+use crate::zsmalloc::Zsmalloc;
+
 /// Where a block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
@@ -35,21 +45,135 @@ pub(crate) enum Need {
 /// - Recovery is single-threaded: `claim` for each block that the index holds, then `settle`
 ///   once; only after that `allocate` and `free`.
 pub(crate) trait Pam: Send + Sync {
-    /// A block of `bytes` (header included, at most a page and a header); `None` when neither
-    /// the allocator nor the frames have room.
-    fn allocate(&self, bytes: usize) -> Option<Block>;
+    /// A block of `bytes` (header included, at most a page and a header) for a pool's page;
+    /// `None` when neither the allocator nor the frames have room.
+    fn allocate(&self, pool: PoolNumber, bytes: usize) -> Option<Block>;
 
     /// Takes back the block at `offset`. Nothing of it may be used any more: the entry that
     /// held it has been overwritten before.
     fn free(&self, offset: u64);
 
     /// Empties a few runs that hold little: `move_to` moves a block if it can. How many came free.
-    fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32;
+    fn compact(&self, _need: Need, _move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32 {
+        0
+    }
 
     /// Recovery: takes the block that an entry holds, if it is one that `allocate` could have
     /// returned for `bytes`, its frames have content (`present`), and nothing overlaps it.
-    fn claim(&self, block: Block, bytes: usize, present: &dyn Fn(u32) -> bool) -> bool;
+    fn claim(
+        &self,
+        pool: PoolNumber,
+        block: Block,
+        bytes: usize,
+        present: &dyn Fn(u32) -> bool,
+    ) -> bool;
 
     /// Recovery: all blocks in use have been claimed.
-    fn settle(&self);
+    fn settle(&self) {}
+}
+
+/// What holds a pool's pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocator {
+    /// Size classes over runs of frames: the densest.
+    Zsmalloc,
+    /// At most two pages in a frame.
+    Zbud,
+}
+
+impl fmt::Display for Allocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Zsmalloc => "zsmalloc",
+            Self::Zbud => "zbud",
+        })
+    }
+}
+
+/// The text names no allocator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown allocator {0:?}: zsmalloc or zbud")]
+pub struct UnknownAllocator(String);
+
+impl FromStr for Allocator {
+    type Err = UnknownAllocator;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "zsmalloc" => Ok(Self::Zsmalloc),
+            "zbud" => Ok(Self::Zbud),
+            _ => Err(UnknownAllocator(text.to_owned())),
+        }
+    }
+}
+
+/// All allocators of an arena. Which one a block is of, its frame's record says, and to recovery the
+/// block's place.
+pub(crate) struct Pams {
+    frames: Arc<Frames>,
+    zsmalloc: Zsmalloc,
+    zbud: Zbud,
+    persistent: Allocator,
+}
+
+impl Pams {
+    pub(crate) fn new(frames: &Arc<Frames>, persistent: Allocator) -> Self {
+        Self {
+            frames: Arc::clone(frames),
+            zsmalloc: Zsmalloc::new(Arc::clone(frames)),
+            zbud: Zbud::new(Arc::clone(frames)),
+            persistent,
+        }
+    }
+
+    /// A block for a small part of the index.
+    pub(crate) fn allocate(&self, bytes: usize) -> Option<Block> {
+        self.zsmalloc.allocate(0, bytes)
+    }
+
+    /// A block for a page of a pool.
+    pub(crate) fn allocate_page(&self, pool: PoolNumber, bytes: usize) -> Option<Block> {
+        match self.persistent {
+            // Only size classes hold a page that does not shrink, with its header.
+            Allocator::Zbud if bytes as u64 <= FRAME => self.zbud.allocate(pool, bytes),
+            Allocator::Zbud | Allocator::Zsmalloc => self.zsmalloc.allocate(pool, bytes),
+        }
+    }
+
+    pub(crate) fn free(&self, offset: u64) {
+        match self.frames.at(offset).usage() {
+            Use::Buddies => self.zbud.free(offset),
+            Use::Run => self.zsmalloc.free(offset),
+            Use::Free | Use::Node => debug_assert!(false, "{offset:#x} is no block"),
+        }
+    }
+
+    pub(crate) fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32 {
+        self.zsmalloc.compact(need, move_to)
+    }
+
+    /// Recovery: takes a small part of the index.
+    pub(crate) fn claim(&self, block: Block, bytes: usize, present: &dyn Fn(u32) -> bool) -> bool {
+        self.zsmalloc.claim(0, block, bytes, present)
+    }
+
+    /// Recovery: takes the block of a pool's page.
+    pub(crate) fn claim_page(
+        &self,
+        pool: PoolNumber,
+        block: Block,
+        bytes: usize,
+        present: &dyn Fn(u32) -> bool,
+    ) -> bool {
+        let pam: &dyn Pam = match block.place {
+            ..place::ZBUD => &self.zsmalloc,
+            _ => &self.zbud,
+        };
+        pam.claim(pool, block, bytes, present)
+    }
+
+    /// Recovery: all blocks in use have been claimed.
+    pub(crate) fn settle(&self) {
+        self.zsmalloc.settle();
+    }
 }

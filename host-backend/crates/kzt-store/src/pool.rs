@@ -371,7 +371,10 @@ impl Pool {
             }
             None => cx.encode(self.codec, page),
         };
-        let block = self.space.pam.allocate(HEADER + payload.len())?;
+        let block = self
+            .space
+            .pam
+            .allocate_page(layout::pool::number(self.slot), HEADER + payload.len())?;
         let checksum = Location::checksum(encoding, payload);
         self.space
             .arena

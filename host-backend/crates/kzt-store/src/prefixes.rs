@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::arena::journal;
 use crate::layout::EXTENT;
-use crate::{Config, Context, ObjectId, PAGE_SIZE, Page, PutError, Store};
+use crate::{Allocator, Config, Context, ObjectId, PAGE_SIZE, Page, PutError, Store};
 
 const MIB: u64 = 1 << 20;
 const CLIENTS: [&str; 2] = ["a", "b"];
@@ -132,8 +132,12 @@ impl Arena {
         Self(format!("/dev/shm/kzt-store-prefixes-{}-{name}", std::process::id()).into())
     }
 
-    fn open(&self) -> (Store, crate::Recovery) {
-        Store::open(&Config::new(&self.0, MIB)).unwrap()
+    fn open(&self, persistent: Allocator) -> (Store, crate::Recovery) {
+        Store::open(&Config {
+            persistent,
+            ..Config::new(&self.0, MIB)
+        })
+        .unwrap()
     }
 }
 
@@ -184,7 +188,7 @@ impl Killed {
             .flat_map(|word| word.to_ne_bytes())
             .collect();
         fs::write(&self.arena.0, bytes).unwrap();
-        let (store, recovery) = self.arena.open();
+        let (store, recovery) = self.arena.open(Allocator::Zsmalloc);
         let stores = journal::take();
         assert_eq!(recovery.dropped, 0, "{context}");
         let mut cx = Context::new();
@@ -212,7 +216,7 @@ impl Killed {
 }
 
 /// Carries `ops` operations out in an arena with room for `spare` raw pages, if that is given.
-fn every_prefix(name: &str, ops: u32, spare: Option<u32>) {
+fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator) {
     let live = Arena::new(&format!("{name}-live"));
     let mut killed = Killed {
         words: vec![0; (MIB / 8) as usize],
@@ -220,7 +224,7 @@ fn every_prefix(name: &str, ops: u32, spare: Option<u32>) {
         known: BTreeSet::new(),
         recoveries: 0,
     };
-    let (store, _) = live.open();
+    let (store, _) = live.open(allocator);
     let mut cx = Context::new();
     if let Some(spare) = spare {
         let pool = store.open_pool(FILLER).unwrap();
@@ -271,10 +275,15 @@ fn every_prefix(name: &str, ops: u32, spare: Option<u32>) {
 
 #[test]
 fn recovery_is_right_after_every_store() {
-    every_prefix("room", 150, None);
+    every_prefix("room", 150, None, Allocator::Zsmalloc);
 }
 
 #[test]
 fn recovery_is_right_after_every_store_where_memory_is_short() {
-    every_prefix("short", 150, Some(30));
+    every_prefix("short", 150, Some(30), Allocator::Zsmalloc);
+}
+
+#[test]
+fn recovery_is_right_after_every_store_of_buddies() {
+    every_prefix("zbud", 150, None, Allocator::Zbud);
 }

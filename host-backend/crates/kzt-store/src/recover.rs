@@ -216,7 +216,11 @@ impl<'a> Recoverer<'a> {
             place: location.place,
         };
         let bytes = HEADER + location.len;
-        (location.slot == at && self.space.pam.claim(block, bytes, &|f| self.present.has(f)))
-            .then_some(location)
+        let claimed = location.slot == at
+            && self
+                .space
+                .pam
+                .claim_page(self.number, block, bytes, &|f| self.present.has(f));
+        claimed.then_some(location)
     }
 }

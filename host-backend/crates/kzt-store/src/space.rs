@@ -9,13 +9,13 @@ use crate::codec::Encoding;
 use crate::frames::Frames;
 use crate::layout::{self, HEADER, Location};
 use crate::owner::Owners;
-use crate::pam::Pam;
+use crate::pam::Pams;
 
 /// The arena with its allocators.
 pub(crate) struct Space {
     pub(crate) arena: Arc<Arena>,
     pub(crate) frames: Arc<Frames>,
-    pub(crate) pam: Box<dyn Pam>,
+    pub(crate) pam: Pams,
     pub(crate) owners: Owners,
     /// Random per arena: clients can't foresee where an object's id leads in the directory.
     pub(crate) key: [u64; 3],

@@ -16,11 +16,10 @@ use crate::frames::{Frames, Upkeep};
 use crate::layout::{self, EXTENT, FRAME, HEADER, header, pool};
 use crate::lock;
 use crate::owner::Owners;
-use crate::pam::Need;
+use crate::pam::{Allocator, Need, Pams};
 use crate::pool::Pool;
 use crate::recover::{Present, Recoverer};
 use crate::space::{Held, Space};
-use crate::zsmalloc::Zsmalloc;
 
 /// What to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +30,8 @@ pub struct Config {
     pub memory: u64,
     /// How pages are compressed from now on.
     pub codec: Codec,
+    /// What holds the pages of persistent pools from now on.
+    pub persistent: Allocator,
 }
 
 impl Config {
@@ -41,6 +42,7 @@ impl Config {
             arena: arena.into(),
             memory,
             codec: Codec::Lzo,
+            persistent: Allocator::Zsmalloc,
         }
     }
 }
@@ -154,7 +156,7 @@ impl Store {
 
         let frames = Arc::new(Frames::new(Arc::clone(&arena), memory));
         let key = [0, 8, 16].map(|word| arena.load(header::KEY + word));
-        let pam = Box::new(Zsmalloc::new(Arc::clone(&frames)));
+        let pam = Pams::new(&frames, config.persistent);
         let space = Arc::new(Space {
             arena,
             frames,

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use crate::frames::{Frames, NONE, Use};
+use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT_FRAMES, FRAME, HEADER};
 use crate::lock;
 use crate::pam::{Block, Need, Pam, Target};
@@ -210,7 +211,7 @@ impl Zsmalloc {
 }
 
 impl Pam for Zsmalloc {
-    fn allocate(&self, bytes: usize) -> Option<Block> {
+    fn allocate(&self, _pool: PoolNumber, bytes: usize) -> Option<Block> {
         let (number, class) = self.class_of(bytes)?;
         let mut runs = lock(&class.state);
         if runs.partial == NONE {
@@ -270,7 +271,13 @@ impl Pam for Zsmalloc {
         emptied.count() as u32
     }
 
-    fn claim(&self, block: Block, bytes: usize, present: &dyn Fn(u32) -> bool) -> bool {
+    fn claim(
+        &self,
+        _pool: PoolNumber,
+        block: Block,
+        bytes: usize,
+        present: &dyn Fn(u32) -> bool,
+    ) -> bool {
         let Some((number, class)) = self.class_of(bytes) else {
             return false;
         };
@@ -354,7 +361,7 @@ mod tests {
             let waste = bytes - blocks as usize * size;
             assert!(blocks <= run * 64 && blocks >= 1, "{size}");
             assert!(waste * 14 <= bytes, "{size}: {waste} of {bytes} wasted");
-            assert!(blocks <= 1024, "a place has 10 bits");
+            assert!(blocks <= layout::place::ZBUD, "higher places are others'");
         }
     }
 }

@@ -17,7 +17,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use common::{ArenaPath, MIB, Random, SWAP, block_entries, page};
-use kzt_store::{Codec, Config, Context, GetError, ObjectId, OpenError, Origin, PAGE_SIZE, Store};
+use kzt_store::{
+    Allocator, Codec, Config, Context, GetError, ObjectId, OpenError, Origin, PAGE_SIZE, Store,
+};
 use proptest::prelude::*;
 
 const OBJECTS: [ObjectId; 3] = [SWAP, ObjectId([1, 0, 0]), ObjectId([2, 0, 0])];
@@ -48,8 +50,13 @@ fn make_sample() -> (Vec<u8>, Pages) {
     let mut pages = HashMap::new();
     let mut random = Random(5);
     let mut cx = Context::new();
-    let (store, _) = arena.open(4 * MIB);
     for (c, client) in CLIENTS.into_iter().enumerate() {
+        // Each opening's pages are another allocator's.
+        let (store, _) = Store::open(&Config {
+            persistent: [Allocator::Zsmalloc, Allocator::Zbud][c % 2],
+            ..Config::new(arena.path(), 4 * MIB)
+        })
+        .unwrap();
         let pool = store.open_pool(client).unwrap();
         for (o, object) in OBJECTS.into_iter().enumerate() {
             for i in 0..124 {
@@ -60,7 +67,6 @@ fn make_sample() -> (Vec<u8>, Pages) {
             }
         }
     }
-    drop(store);
     (fs::read(arena.path()).unwrap(), pages)
 }
 
@@ -359,14 +365,14 @@ fn crc(bytes: &mut [u8]) {
 #[test]
 fn another_version_is_refused() {
     let (_arena, opened) = with_header(|bytes| {
-        bytes[8] = 2;
+        bytes[8] = 3;
         crc(bytes);
     });
     assert!(matches!(
         opened,
         Err(OpenError::Version {
-            found: 2,
-            expected: 1,
+            found: 3,
+            expected: 2,
             ..
         })
     ));

@@ -15,20 +15,41 @@ mod common;
 use std::collections::HashMap;
 
 use common::{ArenaPath, MIB, Random, page};
-use kzt_store::{Codec, Config, Context, ObjectId, PAGE_SIZE, Pool, PutError, Store, UpdateError};
+use kzt_store::{
+    Allocator, Codec, Config, Context, ObjectId, PAGE_SIZE, Pool, PutError, Store, UpdateError,
+};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Put { key: Key, seed: u64 },
-    Get { key: Key },
-    Update { key: Key, offset: u16, byte: u8 },
-    Flush { key: Key },
-    FlushRange { key: Key, count: u32 },
-    FlushObject { key: Key },
-    Destroy { client: u8 },
+    Put {
+        key: Key,
+        seed: u64,
+    },
+    Get {
+        key: Key,
+    },
+    Update {
+        key: Key,
+        offset: u16,
+        byte: u8,
+    },
+    Flush {
+        key: Key,
+    },
+    FlushRange {
+        key: Key,
+        count: u32,
+    },
+    FlushObject {
+        key: Key,
+    },
+    Destroy {
+        client: u8,
+    },
     Maintain,
-    Reopen,
+    /// With another allocator, maybe.
+    Reopen(Allocator),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +81,10 @@ fn key() -> impl Strategy<Value = Key> {
     })
 }
 
+fn allocator() -> impl Strategy<Value = Allocator> {
+    proptest::sample::select(vec![Allocator::Zsmalloc, Allocator::Zbud])
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         30 => (key(), any::<u64>()).prop_map(|(key, seed)| Op::Put { key, seed }),
@@ -71,7 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => key().prop_map(|key| Op::FlushObject { key }),
         1 => (0_u8..3).prop_map(|client| Op::Destroy { client }),
         1 => Just(Op::Maintain),
-        1 => Just(Op::Reopen),
+        1 => allocator().prop_map(Op::Reopen),
     ]
 }
 
@@ -149,9 +174,10 @@ impl Pair {
             Op::Maintain => {
                 self.store().maintain();
             }
-            Op::Reopen => {
+            Op::Reopen(allocator) => {
                 let before = self.store().usage().unwrap();
                 self.store = None;
+                self.config.persistent = allocator;
                 let (store, recovery) = Store::open(&self.config).unwrap();
                 assert_eq!(recovery.pages, self.model.len() as u64);
                 assert_eq!(recovery.dropped, 0);
@@ -219,17 +245,18 @@ proptest! {
     fn the_store_does_what_a_map_does(
         ops in proptest::collection::vec(op(), 1..2000),
         codec in prop_oneof![Just(Codec::Lzo), Just(Codec::Lz4), Just(Codec::None)],
+        allocator in allocator(),
     ) {
         let arena = ArenaPath::new();
         // Small enough for the limit to be met often.
-        let config = arena.config(MIB, codec);
+        let config = Config { persistent: allocator, ..arena.config(MIB, codec) };
         let store = Some(Store::open(&config).unwrap().0);
         let mut pair = Pair { store, config, model: HashMap::new(), cx: Context::new() };
         for op in &ops {
             pair.apply(op);
         }
         pair.check_all();
-        pair.apply(&Op::Reopen);
+        pair.apply(&Op::Reopen(allocator));
         pair.check_all();
         for client in 0..3 {
             pair.apply(&Op::Destroy { client });
