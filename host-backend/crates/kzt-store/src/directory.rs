@@ -30,7 +30,7 @@ impl Space {
         let path = self.path(id);
         let mut at = root;
         for depth in 0..=Path::LEVELS {
-            match Entry::decode(self.arena.load(at)) {
+            match self.entry(at) {
                 Entry::Trie(node) => at = node + path.step(depth),
                 Entry::Object(record) if self.load_id(record) == id => {
                     return Found::Record(record);
@@ -49,11 +49,11 @@ impl Space {
         let path = self.path(id);
         let mut at = root;
         let mut depth = 0;
-        while let Entry::Trie(node) = Entry::decode(self.arena.load(at)) {
+        while let Entry::Trie(node) = self.entry(at) {
             at = node + path.step(depth);
             depth += 1;
         }
-        let occupant = Entry::decode(self.arena.load(at));
+        let occupant = self.entry(at);
         let pages = match occupant {
             Entry::Empty | Entry::Object(_) => Entry::Empty,
             _ => Entry::Poison,
@@ -63,13 +63,13 @@ impl Space {
             self.arena.store(record + object::ID + word, value);
         }
         self.arena.store(record + object::CHECK, path.check());
-        self.arena.store(record + object::ROOT, pages.encode());
+        self.set(record + object::ROOT, pages);
         let mut added = Held::index(object::BYTES as u64);
         let Some(entry) = self.part(path, record, occupant, depth, &mut added) else {
             self.pam.free(record);
             return None;
         };
-        self.arena.store(at, entry.encode());
+        self.set(at, entry);
         *held += added;
         Some(record)
     }
@@ -107,13 +107,12 @@ impl Space {
             };
             let node = node.offset;
             for number in 0..trie::ENTRIES {
-                self.arena.store(node + number * 8, fill.encode());
+                self.set(node + number * 8, fill);
             }
             let ours = child.map_or(Entry::Object(record), Entry::Trie);
-            self.arena.store(node + path.step(depth), ours.encode());
+            self.set(node + path.step(depth), ours);
             if let (None, Some(theirs)) = (child, theirs) {
-                self.arena
-                    .store(node + theirs.step(depth), occupant.encode());
+                self.set(node + theirs.step(depth), occupant);
             }
             *added += Held::index(trie::BYTES as u64);
             child = Some(node);
@@ -124,11 +123,9 @@ impl Space {
     /// Frees nodes that `part` gave up: the records at their end stay.
     fn free_chain(&self, mut node: Option<u64>) {
         while let Some(current) = node {
-            node = (0..trie::ENTRIES).find_map(|number| {
-                match Entry::decode(self.arena.load(current + number * 8)) {
-                    Entry::Trie(child) => Some(child),
-                    _ => None,
-                }
+            node = (0..trie::ENTRIES).find_map(|number| match self.entry(current + number * 8) {
+                Entry::Trie(child) => Some(child),
+                _ => None,
             });
             self.pam.free(current);
         }
@@ -150,7 +147,7 @@ impl Space {
         depth: u32,
         freed: &mut Held,
     ) -> bool {
-        let entry = Entry::decode(self.arena.load(at));
+        let entry = self.entry(at);
         match entry {
             Entry::Object(record) if self.load_id(record) == id => {
                 self.arena.store(at, 0);

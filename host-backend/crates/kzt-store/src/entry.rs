@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The 8-byte entry that every slot of the index holds. docs/arena.md has the bits.
 
+use crate::layout::MAX_MEMORY;
+
 /// Bits that tell what an entry is; offsets are multiples of 16 and leave them free.
 const TAG_BITS: u32 = 3;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
-const CHECK_SHIFT: u32 = TAG_BITS + u32::BITS;
+/// What an entry that leads to a part of the index says lies below its check.
+const LINK_BITS: u32 = 40;
+const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
 const LEVEL_MASK: u64 = 0b111;
-const FRAME_MASK: u64 = !0xfff;
+const FRAME_MASK: u64 = LINK_MASK & !0xfff;
+/// Bits of a node's entry that are neither tag, level, frame nor check.
+const NODE_UNUSED: u64 = 0xfc0;
+
+const _: () = assert!(MAX_MEMORY <= 1 << LINK_BITS);
 
 const TAG_BLOCK: u64 = 1;
 const TAG_PATTERN: u64 = 2;
@@ -25,11 +33,7 @@ pub(crate) enum Entry {
     /// A page in a block.
     Block(u64),
     /// A page that is one 32-bit word, repeated.
-    Pattern {
-        word: u32,
-        /// [`pattern_check`] of the word and the slot it is in.
-        check: u32,
-    },
+    Pattern(u32),
     /// A radix node of that level; level 1 holds pages.
     Node {
         frame: u64,
@@ -44,64 +48,84 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
-    pub(crate) fn encode(self) -> u64 {
+    /// The word that says it in the slot at `at`. What has no block behind it that names its slot
+    /// carries a check over the slot instead: a changed or misplaced word is no entry.
+    pub(crate) fn encode(self, at: u64) -> u64 {
         match self {
             Self::Empty => 0,
             Self::Block(offset) => offset | TAG_BLOCK,
-            Self::Pattern { word, check } => {
-                u64::from(check) << CHECK_SHIFT | u64::from(word) << TAG_BITS | TAG_PATTERN
+            Self::Pattern(word) => {
+                let entry = u64::from(word) << TAG_BITS | TAG_PATTERN;
+                entry | pattern_check(at, word)
             }
-            Self::Node { frame, level } => frame | u64::from(level) << TAG_BITS | TAG_NODE,
-            Self::Object(offset) => offset | TAG_OBJECT,
-            Self::Trie(offset) => offset | TAG_TRIE,
+            Self::Node { frame, level } => {
+                link(at, frame | u64::from(level) << TAG_BITS | TAG_NODE)
+            }
+            Self::Object(offset) => link(at, offset | TAG_OBJECT),
+            Self::Trie(offset) => link(at, offset | TAG_TRIE),
             Self::Poison => TAG_POISON,
         }
     }
 
-    /// Reads an entry. Bits that no entry has are damage.
-    pub(crate) fn decode(bits: u64) -> Self {
-        let offset = bits & !TAG_MASK;
+    /// Reads the word of the slot at `at`. One that no entry has there is damage.
+    pub(crate) fn decode(bits: u64, at: u64) -> Self {
+        let offset = bits & LINK_MASK & !TAG_MASK;
+        let linked = link(at, bits & LINK_MASK) == bits;
         match bits & TAG_MASK {
             0 if bits == 0 => Self::Empty,
-            TAG_BLOCK => Self::Block(offset),
-            TAG_PATTERN => Self::Pattern {
-                word: (bits >> TAG_BITS) as u32,
-                check: (bits >> CHECK_SHIFT) as u32,
-            },
-            TAG_NODE => {
+            TAG_BLOCK => Self::Block(bits & !TAG_MASK),
+            TAG_PATTERN => {
+                let entry = Self::Pattern((bits >> TAG_BITS) as u32);
+                if entry.encode(at) == bits {
+                    entry
+                } else {
+                    Self::Poison
+                }
+            }
+            TAG_NODE if linked && bits & NODE_UNUSED == 0 => {
                 let level = (bits >> TAG_BITS & LEVEL_MASK) as u32;
-                let frame = bits & FRAME_MASK;
-                if !(1..=MAX_LEVEL).contains(&level) || frame | bits & 0x3f != bits {
+                if !(1..=MAX_LEVEL).contains(&level) {
                     return Self::Poison;
                 }
-                Self::Node { frame, level }
+                Self::Node {
+                    frame: bits & FRAME_MASK,
+                    level,
+                }
             }
-            TAG_OBJECT => Self::Object(offset),
-            TAG_TRIE => Self::Trie(offset),
+            TAG_OBJECT if linked => Self::Object(offset),
+            TAG_TRIE if linked => Self::Trie(offset),
             _ => Self::Poison,
         }
     }
 }
 
-/// What guards a same-filled page, which has no block with a checksum: 29 bits over its word and
-/// its slot.
-pub(crate) fn pattern_check(slot: u64, word: u32) -> u32 {
-    crc32c::crc32c_append(word, &slot.to_ne_bytes()) >> TAG_BITS
+/// Adds the check to an entry that leads to a part of the index: 24 bits over the slot and what
+/// is below. The product's upper bits change with any one bit of either.
+fn link(at: u64, entry: u64) -> u64 {
+    /// Odd, and without long runs of like bits.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let check = (entry ^ (at / 8) << (u64::BITS - 37)).wrapping_mul(FACTOR);
+    entry | check & !LINK_MASK
+}
+
+/// What guards a same-filled page: 29 bits over its word and its slot.
+fn pattern_check(at: u64, word: u32) -> u64 {
+    const SHIFT: u32 = TAG_BITS + u32::BITS;
+    u64::from(crc32c::crc32c_append(word, &at.to_ne_bytes()) >> TAG_BITS) << SHIFT
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const AT: u64 = 0x12_3456_7898;
+
     #[test]
-    fn entries_survive_encoding_and_everything_else_is_poison() {
+    fn entries_survive_encoding() {
         let entries = [
             Entry::Empty,
             Entry::Block(0x1_2345_6780),
-            Entry::Pattern {
-                word: u32::MAX,
-                check: pattern_check(8, u32::MAX),
-            },
+            Entry::Pattern(u32::MAX),
             Entry::Node {
                 frame: 0xff_ffff_f000,
                 level: MAX_LEVEL,
@@ -111,17 +135,41 @@ mod tests {
             Entry::Poison,
         ];
         for entry in entries {
-            assert_eq!(Entry::decode(entry.encode()), entry);
+            assert_eq!(Entry::decode(entry.encode(AT), AT), entry);
         }
-        for bits in [
-            7,
-            8,
-            14,
-            TAG_NODE,
-            0x1000 | 5 << 3 | TAG_NODE,
-            0x1040 | 1 << 3 | TAG_NODE,
+    }
+
+    #[test]
+    fn what_no_entry_can_be_is_poison() {
+        let node = |frame: u64, level: u64| link(AT, frame | level << TAG_BITS | TAG_NODE);
+        for bits in [7, 8, 14, node(0, 0), node(0x1000, 5), node(0x1040, 1)] {
+            assert_eq!(Entry::decode(bits, AT), Entry::Poison, "{bits:#x}");
+        }
+    }
+
+    /// But for a page in a block, which names its slot itself.
+    #[test]
+    fn no_flipped_bit_and_no_other_slot_goes_unnoticed() {
+        let frame = 0x5_a5a5_a000;
+        for entry in [
+            Entry::Pattern(0x5a5a_5a5a),
+            Entry::Node { frame, level: 1 },
+            Entry::Node { frame, level: 4 },
+            Entry::Object(0x1_2345_6780),
+            Entry::Trie(0xff_ffff_ff80),
         ] {
-            assert_eq!(Entry::decode(bits), Entry::Poison, "{bits:#x}");
+            let bits = entry.encode(AT);
+            for bit in 0..u64::BITS {
+                let found = Entry::decode(bits ^ 1 << bit, AT);
+                assert!(
+                    matches!(found, Entry::Poison | Entry::Block(_)),
+                    "{entry:?}, bit {bit}: {found:?}"
+                );
+            }
+            for bit in 3..LINK_BITS {
+                let found = Entry::decode(bits, AT ^ 1 << bit);
+                assert_eq!(found, Entry::Poison, "{entry:?}, slot's bit {bit}");
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Rel
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::arena::Arena;
+use crate::entry::Entry;
 use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT, EXTENT_FRAMES, FRAME};
 use crate::lock;
@@ -231,11 +232,12 @@ impl Frames {
     }
 
     /// Takes a frame for a radix node of a pool, whose lock is held; its words are all `fill`.
-    pub(crate) fn allocate_node(&self, pool: PoolNumber, fill: u64) -> Option<u64> {
+    pub(crate) fn allocate_node(&self, pool: PoolNumber, fill: Entry) -> Option<u64> {
         let number = self.allocate(1, Use::Node)?;
         self.own(number, pool);
         let offset = u64::from(number) * FRAME;
-        self.arena.fill_frame(offset, fill);
+        // Neither nothing nor poison says where it is.
+        self.arena.fill_frame(offset, fill.encode(offset));
         Some(offset)
     }
 

@@ -42,7 +42,7 @@ impl Owned<'_> {
     /// Swings the page's entry to `entry`, which holds `held`, and frees the block.
     pub(crate) fn replace(self, entry: Entry, held: Held) {
         let at = self.location.slot;
-        let old = Entry::decode(self.space.arena.load(at));
+        let old = self.space.entry(at);
         self.space.publish(at, old, entry);
         self.state.held += held;
         self.state.held -= self.space.release(old);
@@ -63,7 +63,7 @@ impl Space {
         // the entry leads here, the block is the page's until the lock is given back.
         let location = Location::decode(self.arena.load(offset))?;
         let ours = location.slot == slot && self.frames.get(slot)?.owner() == Some(number);
-        let found = Entry::decode(self.arena.load(slot));
+        let found = self.entry(slot);
         (ours && found == Entry::Block(offset)).then(|| {
             f(Owned {
                 space: self,

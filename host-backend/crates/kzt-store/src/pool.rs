@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crate::codec::{self, Codec, Context, Encoding};
 use crate::directory::Found;
-use crate::entry::{Entry, pattern_check};
+use crate::entry::Entry;
 use crate::error::{GetError, PutError, UpdateError};
 use crate::layout::{self, HEADER, Location, object};
 use crate::pam::Block;
@@ -301,7 +301,7 @@ impl Pool {
     pub(crate) fn destroy(&self) {
         let mut state = self.lock();
         state.alive = false;
-        let directory = Entry::decode(self.space.arena.load(self.root()));
+        let directory = self.space.entry(self.root());
         // This store destroys the pool; what follows concerns this process only.
         self.space.arena.store(self.slot + layout::pool::STATE, 0);
         let freed = self.space.release(directory);
@@ -410,13 +410,7 @@ impl Pool {
             return None;
         };
         let (entry, added) = match *stored {
-            Stored::Inline(word) => (
-                Entry::Pattern {
-                    word,
-                    check: pattern_check(at, word),
-                },
-                Held::INLINE,
-            ),
+            Stored::Inline(word) => (Entry::Pattern(word), Held::INLINE),
             Stored::Block {
                 block,
                 encoding,
@@ -432,7 +426,7 @@ impl Pool {
                 (Entry::Block(block.offset), Held::block(location))
             }
         };
-        let old = Entry::decode(self.space.arena.load(at));
+        let old = self.space.entry(at);
         self.space.publish(at, old, entry);
         state.held += added;
         state.held -= self.space.release(old);
@@ -490,11 +484,9 @@ impl Pool {
             Place::Absent => return Ok(Fetched::Absent),
             Place::Poison => return Err(GetError::Corrupt),
         };
-        match Entry::decode(self.space.arena.load(at)) {
+        match self.space.entry(at) {
             Entry::Empty => Ok(Fetched::Absent),
-            Entry::Pattern { word, check } if check == pattern_check(at, word) => {
-                Ok(Fetched::Pattern(word))
-            }
+            Entry::Pattern(word) => Ok(Fetched::Pattern(word)),
             Entry::Block(offset) => {
                 let location = Location::decode(self.space.arena.load(offset))
                     .filter(|location| location.slot == at)

@@ -45,7 +45,7 @@ impl Space {
         let mut at = root;
         // The tree's height bounds the walk even if its entries are damaged.
         for _ in 0..MAX_LEVEL {
-            match Entry::decode(self.arena.load(at)) {
+            match self.entry(at) {
                 Entry::Node { frame, level } => {
                     if index / span(level) >= ENTRIES && at == root {
                         return Place::Absent;
@@ -75,13 +75,13 @@ impl Space {
         self.grow(pool, root, index, held)?;
         let mut at = root;
         loop {
-            match Entry::decode(self.arena.load(at)) {
+            match self.entry(at) {
                 Entry::Node { frame, level } => {
                     at = slot(frame, level, index);
                     if level == 1 {
                         return Some(at);
                     }
-                    let child = Entry::decode(self.arena.load(at));
+                    let child = self.entry(at);
                     if !matches!(child, Entry::Node { .. }) {
                         let chain = self.chain(pool, level - 1, index, child, held)?;
                         self.publish(at, child, chain);
@@ -96,13 +96,13 @@ impl Space {
     /// Gives the tree a root node that covers `index`.
     fn grow(&self, pool: PoolNumber, root: u64, index: u64, held: &mut Held) -> Option<()> {
         loop {
-            let old = Entry::decode(self.arena.load(root));
+            let old = self.entry(root);
             let new = match old {
                 Entry::Node { level, .. } if index / span(level) < ENTRIES => return Some(()),
                 Entry::Node { level, .. } => {
-                    let frame = self.frames.allocate_node(pool, Entry::Empty.encode())?;
+                    let frame = self.frames.allocate_node(pool, Entry::Empty)?;
                     *held += Held::index(FRAME);
-                    self.arena.store(frame, old.encode());
+                    self.set(frame, old);
                     self.frames.at(frame).used.store(1, Relaxed);
                     Entry::Node {
                         frame,
@@ -116,7 +116,7 @@ impl Space {
                 // How high the tree was is not known any more: everything is poisoned.
                 _ => self.chain(pool, MAX_LEVEL, index, Entry::Poison, held)?,
             };
-            self.arena.store(root, new.encode());
+            self.set(root, new);
         }
     }
 
@@ -136,14 +136,14 @@ impl Space {
         };
         let mut child = fill;
         for level in 1..=level {
-            let Some(frame) = self.frames.allocate_node(pool, fill.encode()) else {
+            let Some(frame) = self.frames.allocate_node(pool, fill) else {
                 if child != fill {
                     *held -= self.release(child);
                 }
                 return None;
             };
             *held += Held::index(FRAME);
-            self.arena.store(slot(frame, level, index), child.encode());
+            self.set(slot(frame, level, index), child);
             let used = others + u16::from(child != Entry::Empty);
             self.frames.at(frame).used.store(used, Relaxed);
             child = Entry::Node { frame, level };
@@ -153,7 +153,7 @@ impl Space {
 
     /// Puts an entry into a node's slot, which held `old`, and counts it there.
     pub(crate) fn publish(&self, at: u64, old: Entry, new: Entry) {
-        self.arena.store(at, new.encode());
+        self.set(at, new);
         if old == Entry::Empty {
             let used = &self.frames.at(at).used;
             used.store(used.load(Relaxed) + 1, Relaxed);
@@ -163,7 +163,7 @@ impl Space {
     /// Removes the pages `first..=last`, and the nodes that become empty, from the tree.
     pub(crate) fn clear(&self, root: u64, first: u32, last: u32) -> Held {
         let mut freed = Held::default();
-        let top = match Entry::decode(self.arena.load(root)) {
+        let top = match self.entry(root) {
             Entry::Node { level, .. } => level,
             _ => MAX_LEVEL,
         };
@@ -182,7 +182,7 @@ impl Space {
         range: (u64, u64),
         freed: &mut Held,
     ) -> bool {
-        let entry = Entry::decode(self.arena.load(at));
+        let entry = self.entry(at);
         let (first, last) = range;
         if entry == Entry::Empty {
             return true;
@@ -234,23 +234,22 @@ impl Space {
             Entry::Node { frame, .. } => {
                 let mut freed = Held::index(FRAME);
                 for number in 0..ENTRIES {
-                    let child = Entry::decode(self.arena.load(frame + number * 8));
+                    let child = self.entry(frame + number * 8);
                     freed += self.release(child);
                 }
                 self.frames.free_node(frame);
                 freed
             }
             Entry::Object(record) => {
-                let root = self.arena.load(record + layout::object::ROOT);
                 let mut freed = Held::index(layout::object::BYTES as u64);
-                freed += self.release(Entry::decode(root));
+                freed += self.release(self.entry(record + layout::object::ROOT));
                 self.pam.free(record);
                 freed
             }
             Entry::Trie(node) => {
                 let mut freed = Held::index(layout::trie::BYTES as u64);
                 for number in 0..layout::trie::ENTRIES {
-                    let child = Entry::decode(self.arena.load(node + number * 8));
+                    let child = self.entry(node + number * 8);
                     freed += self.release(child);
                 }
                 self.pam.free(node);
@@ -276,7 +275,7 @@ impl Space {
         let mut at = root;
         let mut pages = u64::MAX;
         loop {
-            match Entry::decode(self.arena.load(at)) {
+            match self.entry(at) {
                 Entry::Node { frame, level } => {
                     if at == root && index / span(level) >= ENTRIES {
                         return (false, u64::MAX);

@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::ObjectId;
-use crate::entry::{Entry, pattern_check};
+use crate::entry::Entry;
 use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT, FRAME, HEADER, Location, object, pool, trie};
 use crate::pam::Block;
@@ -78,12 +78,12 @@ impl<'a> Recoverer<'a> {
     }
 
     fn load(&self, at: u64) -> Entry {
-        Entry::decode(self.space.arena.load(at))
+        self.space.entry(at)
     }
 
     /// Poisons an entry, which counts as dropped unless an earlier recovery has done so.
     fn poison(&mut self, at: u64) -> bool {
-        let poison = Entry::Poison.encode();
+        let poison = Entry::Poison.encode(at);
         if self.space.arena.load(at) != poison {
             self.dropped += 1;
             self.space.arena.store(at, poison);
@@ -190,7 +190,7 @@ impl<'a> Recoverer<'a> {
     fn page(&mut self, at: u64) -> bool {
         match self.load(at) {
             Entry::Empty => false,
-            Entry::Pattern { word, check } if check == pattern_check(at, word) => {
+            Entry::Pattern(_) => {
                 self.held += Held::INLINE;
                 true
             }

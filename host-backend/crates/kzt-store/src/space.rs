@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::ObjectId;
 use crate::arena::Arena;
 use crate::codec::Encoding;
+use crate::entry::Entry;
 use crate::frames::Frames;
 use crate::layout::{self, HEADER, Location};
 use crate::owner::Owners;
@@ -22,6 +23,16 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    /// What the slot at `at` holds.
+    pub(crate) fn entry(&self, at: u64) -> Entry {
+        Entry::decode(self.arena.load(at), at)
+    }
+
+    /// Publishes an entry in the slot at `at`.
+    pub(crate) fn set(&self, at: u64, entry: Entry) {
+        self.arena.store(at, entry.encode(at));
+    }
+
     /// The path of an object's id through the directory: an invertible mix, so that different
     /// ids part somewhere.
     pub(crate) fn path(&self, id: ObjectId) -> Path {

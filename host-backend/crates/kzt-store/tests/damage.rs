@@ -171,7 +171,7 @@ fn index_frames(bytes: &[u8]) -> Vec<u64> {
             let words = bytes[frame * 4096..][..4096].chunks_exact(8);
             let entries = words.filter(|word| {
                 let word = u64::from_ne_bytes((*word).try_into().unwrap());
-                word != 0 && word < bytes.len() as u64 && matches!(word & 7, 1 | 3..6)
+                word != 0 && word << 24 >> 24 < bytes.len() as u64 && matches!(word & 7, 1 | 3..6)
             });
             entries.count() > 0
         })
