@@ -5,6 +5,7 @@ No call holds the GIL while it works in the store or waits. Sizes are bytes, tim
 name says otherwise, page numbers count from 0, and a page has 4096 bytes.
 """
 
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Literal, TypeAlias, TypedDict, final, type_check_only
 
@@ -22,6 +23,7 @@ __all__ = [
     "SocketError",
     "Store",
     "StoreError",
+    "bench",
 ]
 
 ObjectId: TypeAlias = tuple[int, int, int]
@@ -115,6 +117,38 @@ class ClientStats(PoolStats):
     latency: Latencies
     relay_counters: RelayCounters
     report: Report | None
+
+@type_check_only
+class BenchRow(TypedDict):
+    """One engine's figures. Times are µs for each page; what the engine does not have is None."""
+
+    engine: Literal["raw", "store", "zram"]
+    codec: str
+    alloc: str | None
+    threads: int
+    warm: bool
+    put_us: float
+    get_us: float
+    put_p99_us: float
+    get_p99_us: float
+    logical_bytes: int
+    data_bytes: int
+    fragmentation_bytes: int | None
+    meta_bytes: int | None
+    same_filled: int
+    duplicates: int
+
+@type_check_only
+class Bench(TypedDict):
+    """Figures of all engines on the same pages."""
+
+    pages: int
+    available: int
+    """Pages of the files; more than `pages` if that was limited."""
+    incompressible: dict[str, int]
+    """By codec: pages that it does not shrink below seven eighths."""
+    without_zram: list[str]
+    rows: list[BenchRow]
 
 class StoreError(Exception):
     """The page store can't do what was asked."""
@@ -253,3 +287,21 @@ class Pool:
         """Lengths of runs of pages that cover the range, and whether they are stored."""
 
     def stats(self) -> PoolStats: ...
+
+def bench(
+    files: Sequence[str | PathLike[str]],
+    *,
+    codecs: Sequence[str],
+    threads: Sequence[int],
+    repetitions: int,
+    limit: int,
+    folder: str | PathLike[str],
+    progress: Callable[[str, int, int], object],
+) -> Bench:
+    """Time puts and gets of at most `limit` pages of the files, with arenas in `folder`.
+
+    `progress` is told what begins, how many parts are done and how many there are. Signals are
+    seen meanwhile.
+
+    Raises `OSError` for a file, `ValueError` for no pages or an unknown codec, or a `StoreError`.
+    """

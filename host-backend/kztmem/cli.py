@@ -23,6 +23,8 @@ again when it is started with the same DIR; what --client made is remembered the
 
 Sizes are bytes or have a binary unit: 512MiB, 1GiB.
 
+kztmemd bench store FILE... times the store on given pages; it has a --help of its own.
+
 Exit codes: 0 stopped by SIGTERM (or, with --detach, serving), 2 bad input,
 4 this host cannot do it, 130 interrupted.
 

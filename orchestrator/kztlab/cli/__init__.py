@@ -42,6 +42,7 @@ VERBS = {
     "init": "write an example cluster.yaml",
     "doctor": "tell what this host has and lacks",
     "image": "build, list and remove guest images",
+    "bench": "time the store beside the bare codec and the host's zram",
 }
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

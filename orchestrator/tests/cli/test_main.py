@@ -220,3 +220,14 @@ def test_debug_shows_the_traceback(kztlab: Kztlab) -> None:
     done = kztlab("status", "nosuch", "--debug")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+
+
+def test_bench_is_the_stores_own(kztlab: Kztlab, home: Path) -> None:
+    (home / "pages").write_bytes(b"page" * 4096)
+    done = kztlab("bench", "store", "pages", "--json", "--repetitions", "1")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["engine"] for row in rows[:3]] == ["raw", "store", "store"]
+    done = kztlab("bench", "store", "nowhere")
+    assert done.returncode == 2
+    assert done.stderr == "kztmemd: error: FILE: 'nowhere' does not exist\n"

@@ -4,6 +4,7 @@
 //! A thin binding; `host-backend/kztmem/_core.pyi` is its reference. Every call that reaches the
 //! store or waits for a thread releases the GIL, and no thread that serves pages ever takes it.
 
+mod bench;
 mod errors;
 mod figures;
 mod logger;
@@ -14,6 +15,8 @@ mod store;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::bench::bench;
     #[pymodule_export]
     use crate::errors::{
         ArenaBusyError, ArenaFormatError, ArenaSpaceError, ClientExistsError, CorruptPageError,

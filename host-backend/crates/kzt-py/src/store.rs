@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kzt_store::{Codec, Context, ObjectId, PAGE_SIZE, Page};
+use kzt_store::{Codec, Context, ObjectId, PAGE_SIZE, Page, UnknownCodec};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -186,13 +186,15 @@ impl Pool {
 
 /// What both ways of opening a store need.
 pub(crate) fn config(arena: PathBuf, memory: u64, codec: &str) -> PyResult<kzt_store::Config> {
-    let codec = codec
-        .parse::<Codec>()
-        .map_err(|error| PyValueError::new_err(error.to_string()))?;
     Ok(kzt_store::Config {
-        codec,
+        codec: self::codec(codec)?,
         ..kzt_store::Config::new(arena, memory)
     })
+}
+
+pub(crate) fn codec(name: &str) -> PyResult<Codec> {
+    name.parse()
+        .map_err(|error: UnknownCodec| PyValueError::new_err(error.to_string()))
 }
 
 fn as_page(bytes: &[u8]) -> PyResult<&Page> {

@@ -29,6 +29,17 @@ pub enum Codec {
     Zstd(i32),
 }
 
+impl Codec {
+    fn encoding(self) -> Encoding {
+        match self {
+            Self::None => Encoding::Raw,
+            Self::Lzo => Encoding::Lzo,
+            Self::Lz4 => Encoding::Lz4,
+            Self::Zstd(_) => Encoding::Zstd,
+        }
+    }
+}
+
 impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -102,7 +113,8 @@ impl Encoding {
 }
 
 /// The word that fills the whole page, if one does.
-pub(crate) fn same_filled(page: &Page) -> Option<u64> {
+#[must_use]
+pub fn same_filled(page: &Page) -> Option<u64> {
     let (word, rest) = page.split_first_chunk::<8>()?;
     // A page equals itself shifted by a word exactly if all its words are equal. Pages that are
     // not same-filled mostly differ at once, and the comparison stops there.
@@ -141,18 +153,35 @@ impl Context {
         }
     }
 
+    /// What the codec makes of a page; `None` if it fails.
+    pub fn compress(&mut self, codec: Codec, page: &Page) -> Option<&[u8]> {
+        let scratch = self.scratch.as_mut_slice();
+        let written = match codec {
+            Codec::None => {
+                scratch.get_mut(..PAGE_SIZE)?.copy_from_slice(page);
+                PAGE_SIZE
+            }
+            Codec::Lzo => self.lzo.compress(page, scratch)?,
+            Codec::Lz4 => lz4::compress(page, scratch)?,
+            Codec::Zstd(level) => self.zstd.compress(level, page, scratch)?,
+        };
+        scratch.get(..written)
+    }
+
+    /// Turns what [`compress`](Self::compress) made of a page back into it; `None` if `packed`
+    /// is not exactly one page.
+    pub fn decompress(&mut self, codec: Codec, packed: &[u8], out: &mut Page) -> Option<()> {
+        self.zstd.expand(codec.encoding(), packed, out)
+    }
+
     /// The payload that stores `page`, which is not same-filled.
     pub(crate) fn encode<'a>(&'a mut self, codec: Codec, page: &'a Page) -> (Encoding, &'a [u8]) {
-        let scratch = self.scratch.as_mut_slice();
-        let (encoding, written) = match codec {
-            Codec::None => (Encoding::Raw, None),
-            Codec::Lzo => (Encoding::Lzo, self.lzo.compress(page, scratch)),
-            Codec::Lz4 => (Encoding::Lz4, lz4::compress(page, scratch)),
-            Codec::Zstd(level) => (Encoding::Zstd, self.zstd.compress(level, page, scratch)),
-        };
-        match written.and_then(|written| scratch.get(..written)) {
-            Some(payload) if payload.len() <= RAW_ABOVE => (encoding, payload),
-            _ => (Encoding::Raw, page.as_slice()),
+        if codec == Codec::None {
+            return (Encoding::Raw, page);
+        }
+        match self.compress(codec, page) {
+            Some(payload) if payload.len() <= RAW_ABOVE => (codec.encoding(), payload),
+            _ => (Encoding::Raw, page),
         }
     }
 
@@ -169,21 +198,7 @@ impl Context {
 
     /// Decodes the payload last copied in; `None` if it is not exactly one page.
     pub(crate) fn decode(&mut self, encoding: Encoding, len: usize, out: &mut Page) -> Option<()> {
-        let payload = self.scratch.get(..len)?;
-        let written = match encoding {
-            Encoding::Raw => {
-                *out = *payload.first_chunk()?;
-                PAGE_SIZE
-            }
-            Encoding::Pattern => {
-                fill(out, u64::from_ne_bytes(*payload.first_chunk()?));
-                PAGE_SIZE
-            }
-            Encoding::Lzo => lzo::decompress(payload, out)?,
-            Encoding::Lz4 => lz4::decompress(payload, out)?,
-            Encoding::Zstd => self.zstd.decompress(payload, out)?,
-        };
-        (written == PAGE_SIZE).then_some(())
+        self.zstd.expand(encoding, self.scratch.get(..len)?, out)
     }
 }
 
@@ -218,6 +233,24 @@ impl Zstd {
         }
         let (_, context) = self.compressor.as_mut()?;
         context.compress2(target, source).ok()
+    }
+
+    /// Decodes any payload: only zstd needs working memory for it.
+    fn expand(&mut self, encoding: Encoding, payload: &[u8], out: &mut Page) -> Option<()> {
+        let written = match encoding {
+            Encoding::Raw => {
+                *out = *payload.first_chunk()?;
+                PAGE_SIZE
+            }
+            Encoding::Pattern => {
+                fill(out, u64::from_ne_bytes(*payload.first_chunk()?));
+                PAGE_SIZE
+            }
+            Encoding::Lzo => lzo::decompress(payload, out)?,
+            Encoding::Lz4 => lz4::decompress(payload, out)?,
+            Encoding::Zstd => self.decompress(payload, out)?,
+        };
+        (written == PAGE_SIZE).then_some(())
     }
 
     fn decompress(&mut self, source: &[u8], target: &mut [u8]) -> Option<usize> {

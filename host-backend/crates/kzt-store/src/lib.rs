@@ -46,7 +46,7 @@ mod zsmalloc;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use codec::{Codec, Context, UnknownCodec};
+pub use codec::{Codec, Context, UnknownCodec, same_filled};
 pub use error::{GetError, OpenError, PutError, StoreError, UpdateError};
 pub use frames::Upkeep;
 pub use pam::{Allocator, UnknownAllocator};
