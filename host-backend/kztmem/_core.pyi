@@ -200,12 +200,14 @@ class Server:
         *,
         nbd: str | PathLike[str],
         relay: str | PathLike[str],
+        vhost: str | PathLike[str],
         ctl: str | PathLike[str],
     ) -> None:
         """Serve the client's swap device of `swap` bytes on new sockets, at once.
 
-        `nbd` speaks NBD, `relay` the same in the frames of a virtio-serial port; `ctl` takes the
-        reports of the guest's agent.
+        `nbd` speaks NBD, `relay` the same in the frames of a virtio-serial port, and
+        `vhost` is the backend of a vhost-user block device; `ctl` takes the reports of the guest's
+        agent.
 
         Raises `ClientExistsError`, `SocketError`, or `StoreError` for a bad name or size.
         """

@@ -35,12 +35,17 @@ class ClientSockets:
         return self.folder / "relay.sock"
 
     @property
+    def vhost(self) -> Path:
+        """The same device for a frontend that shares its guest's memory: vhost-user-blk."""
+        return self.folder / "vhost.sock"
+
+    @property
     def ctl(self) -> Path:
         """The agent's reports, through another such port."""
         return self.folder / "ctl.sock"
 
     def __iter__(self) -> Iterator[Path]:
-        return iter((self.nbd, self.relay, self.ctl))
+        return iter((self.nbd, self.relay, self.vhost, self.ctl))
 
     def check(self, *, key: str) -> ClientSockets:
         """Returns itself or raises `BadInput` when the kernel would refuse a path."""
@@ -50,4 +55,4 @@ class ClientSockets:
 
     def to_json(self) -> dict[str, str]:
         """The paths by what they are for."""
-        return {"nbd": str(self.nbd), "relay": str(self.relay), "ctl": str(self.ctl)}
+        return {path.stem: str(path) for path in self}

@@ -109,7 +109,7 @@ class Registry:
         try:
             paths.folder.parent.mkdir(mode=0o700, exist_ok=True)
             paths.folder.mkdir(mode=0o700, exist_ok=True)
-            self._server.add_client(name, swap, nbd=paths.nbd, relay=paths.relay, ctl=paths.ctl)
+            self._server.add_client(name, swap, **paths.to_json())
         except (OSError, StoreError) as error:
             raise HostUnable(f"cannot serve it: {error}", key=name) from error
 

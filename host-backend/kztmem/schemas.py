@@ -87,6 +87,7 @@ class Client(_Answer):
     swap_bytes: int = Field(description="Size of its swap device.")
     nbd: str = Field(description="Path of its NBD socket; exports `` and `swap`.")
     relay: str = Field(description="Path of the socket of the relay port to the same device.")
+    vhost: str = Field(description="Path of the vhost-user-blk socket to the same device.")
     ctl: str = Field(description="Path of the socket of the port for the agent's reports.")
     connections: int = Field(description="Open connections to the device.")
     stored_pages: int = Field(description="Pages held.")

@@ -120,7 +120,7 @@ def test_bad_arguments_are_value_errors(arena: Path) -> None:
 
 def test_a_servers_clients(arena: Path) -> None:
     server = _core.Server(arena=arena, memory=MEMORY, codec="lzo")
-    sockets = {name: arena.with_name(f"{name}.sock") for name in ("nbd", "relay", "ctl")}
+    sockets = {name: arena.with_name(f"{name}.sock") for name in ("nbd", "relay", "vhost", "ctl")}
     server.add_client("a", 1 << 20, **sockets)
     with pytest.raises(_core.ClientExistsError):
         server.add_client("a", 1 << 20, **sockets)

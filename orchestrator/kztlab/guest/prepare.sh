@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Makes a Linux guest ready for workloads, or does nothing where it is so already. Run as root.
 #
-#   prepare.sh swap FRONTEND SERIAL BYTES   swap on, by frontend nbd, relay, disk, zram or none
+#   prepare.sh swap FRONTEND SERIAL BYTES   swap on, by frontend nbd, relay,
+#                                           vhost-user-blk, disk, zram or none
 #   prepare.sh cgroup GROUP BYTES HEADROOM  GROUP limited to BYTES; 0: the guest's memory less
 #                                           3/2 of min_free_kbytes and HEADROOM
 #
@@ -141,7 +142,7 @@ swap() {
     [ "$(id -u)" = 0 ] || fail "not root in the guest"
     DEVICE=
     case $1 in
-        nbd | disk) swap_disk "$2" ;;
+        nbd | vhost-user-blk | disk) swap_disk "$2" ;;
         relay) swap_relay "$3" ;;
         zram) swap_zram "$3" ;;
         none) only_this_swap "" ;;

@@ -21,6 +21,8 @@ from kztlab.hypervisor.model import (
     GuestState,
     NbdSwap,
     RelayPorts,
+    Swap,
+    VhostSwap,
 )
 from kztlab.hypervisor.probe import Accelerator, accelerator
 
@@ -35,5 +37,7 @@ __all__ = [
     "Hypervisor",
     "NbdSwap",
     "RelayPorts",
+    "Swap",
+    "VhostSwap",
     "accelerator",
 ]

@@ -16,7 +16,7 @@ from kztlab.errors import BadInput, HostUnable
 from kztlab.hypervisor import console, session
 from kztlab.hypervisor.events import StopWatch, ensure_loop
 from kztlab.hypervisor.failure import is_port_taken, is_unexplained, start_failure, translated
-from kztlab.hypervisor.model import Departure, Domain, GuestState, NbdSwap, RelayPorts
+from kztlab.hypervisor.model import Departure, Domain, GuestState, NbdSwap, RelayPorts, VhostSwap
 from kztlab.hypervisor.xml import NAMESPACE, domain_xml, read_metadata
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Hypervisor:
         for path in (domain.kernel, domain.initrd, domain.disk, domain.console_log):
             if path is not None:
                 self._places.check_reach(path)
-        if isinstance(domain.swap, NbdSwap):
+        if isinstance(domain.swap, NbdSwap | VhostSwap):
             self._places.check_socket(domain.swap.socket)
         elif isinstance(domain.swap, RelayPorts):
             self._places.check_socket(domain.swap.relay)

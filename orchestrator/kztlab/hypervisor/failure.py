@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable
-from kztlab.hypervisor.model import NbdSwap, RelayPorts
+from kztlab.hypervisor.model import NbdSwap, RelayPorts, VhostSwap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +80,8 @@ def _sockets(domain: Domain) -> list[Path]:
             return [socket]
         case RelayPorts(relay, ctl):
             return [relay, ctl]
+        case VhostSwap(socket):
+            return [socket]
         case _:
             return []
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Swap: TypeAlias = "NbdSwap | DiskSwap | RelayPorts | VhostSwap"
 
 AcceleratorKind = Literal["kvm", "tcg"]
 
@@ -41,6 +43,16 @@ class RelayPorts:
 
 
 @dataclass(frozen=True, slots=True)
+class VhostSwap:
+    """A swap device kept by the store, which serves the guest's virtio queues itself.
+
+    It sees the guest's memory: QEMU shares all of it.
+    """
+
+    socket: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """A guest to be started. The paths are the host's that runs libvirt."""
 
@@ -59,7 +71,7 @@ class Domain:
     frontend: str = "none"
     disk: Path | None = None
     """The root disk, qcow2: the guest's own overlay over an image."""
-    swap: NbdSwap | DiskSwap | RelayPorts | None = None
+    swap: Swap | None = None
     ssh_port: int | None = None
     """Port on 127.0.0.1 that leads to the guest's 22; None takes a free one."""
 

@@ -4,10 +4,10 @@
 Everything kztlab must know about a running guest travels in a metadata element of the domain, so
 any later process finds the guest again by asking libvirt alone.
 
-Two devices are beyond libvirt 9's XML and go to QEMU as arguments: the swap disk (libvirt drops an
-NBD source's reconnect delay without a word, and without it a restart of the store is an I/O
-error on the guest's swap) and the network card with its SSH forward. libvirt hands out PCI
-slots from the low end, so theirs are fixed at the high end.
+Two devices are beyond libvirt 9's XML and go to QEMU as arguments: a swap disk that QEMU serves
+(libvirt drops an NBD source's reconnect delay without a word, and without it a restart of the store
+is an I/O error on the guest's swap) and the network card with its SSH forward. libvirt hands out
+PCI slots from the low end, so theirs are fixed at the high end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from kztlab.hypervisor.model import SWAP_SERIAL, DiskSwap, Domain, GuestState, NbdSwap, RelayPorts
+from kztlab.hypervisor.model import (
+    SWAP_SERIAL,
+    DiskSwap,
+    Domain,
+    GuestState,
+    NbdSwap,
+    RelayPorts,
+    VhostSwap,
+)
 
 NAMESPACE = "urn:kztlab:guest:1"
 PREFIX = "kztlab"
@@ -39,8 +47,11 @@ many programs fills: several times the memory of a small guest, on a host that i
 RELAY_PORT, CTL_PORT = "org.kztlab.relay.0", "org.kztlab.ctl.0"
 """The names by which kzt-agent finds its ports."""
 
-PORT_RECONNECT_SECONDS = 1
+CHARDEV_RECONNECT_SECONDS = 1
 """How soon QEMU tries to reach a store that has gone; the guest waits meanwhile."""
+
+MAX_QUEUES = 16
+"""What the store serves of a disk's queues. One for each virtual CPU is best."""
 
 _SWAP_SLOT, _NET_SLOT = "0x1d", "0x1e"
 _PCI_BUS = "pci.0"
@@ -67,6 +78,10 @@ def domain_xml(domain: Domain, *, name: str, state: Path, ssh_port: int) -> str:
         console_log=str(domain.console_log),
     )
     _text(root, "memory", str(domain.memory), unit="b")
+    if isinstance(domain.swap, VhostSwap):
+        backing = ET.SubElement(root, "memoryBacking")
+        ET.SubElement(backing, "source", type="memfd")
+        ET.SubElement(backing, "access", mode="shared")
     _text(root, "vcpu", str(domain.vcpus))
     _boot(root, domain)
     _cpu(root, domain)
@@ -169,6 +184,8 @@ def _devices(root: ET.Element, domain: Domain) -> None:
     if isinstance(domain.swap, RelayPorts):
         _port(devices, RELAY_PORT, domain.swap.relay)
         _port(devices, CTL_PORT, domain.swap.ctl)
+    elif isinstance(domain.swap, VhostSwap):
+        _vhost_disk(devices, domain.swap.socket, queues=min(domain.vcpus, MAX_QUEUES))
     balloon = ET.SubElement(devices, "memballoon", model="virtio")
     ET.SubElement(balloon, "stats", period="1")
     rng = ET.SubElement(devices, "rng", model="virtio")
@@ -179,8 +196,17 @@ def _port(devices: ET.Element, name: str, socket: Path) -> None:
     """A virtio-serial port that leads to a socket; libvirt adds the controller."""
     channel = ET.SubElement(devices, "channel", type="unix")
     source = ET.SubElement(channel, "source", mode="connect", path=str(socket))
-    ET.SubElement(source, "reconnect", enabled="yes", timeout=str(PORT_RECONNECT_SECONDS))
+    ET.SubElement(source, "reconnect", enabled="yes", timeout=str(CHARDEV_RECONNECT_SECONDS))
     ET.SubElement(channel, "target", type="virtio", name=name)
+
+
+def _vhost_disk(devices: ET.Element, socket: Path, *, queues: int) -> None:
+    """A virtio disk that the store serves; its serial number is the store's answer."""
+    disk = ET.SubElement(devices, "disk", type="vhostuser", device="disk")
+    ET.SubElement(disk, "driver", name="qemu", type="raw", queues=str(queues))
+    source = ET.SubElement(disk, "source", type="unix", path=str(socket))
+    ET.SubElement(source, "reconnect", enabled="yes", timeout=str(CHARDEV_RECONNECT_SECONDS))
+    ET.SubElement(disk, "target", dev="vdb", bus="virtio")
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable, Interrupted
 from kztlab.guest import prepare, wait_ready
-from kztlab.hypervisor import DiskSwap, Domain, NbdSwap, RelayPorts
+from kztlab.hypervisor import DiskSwap, Domain, NbdSwap, RelayPorts, Swap, VhostSwap
 from kztlab.image import lab_initrd
 from kztlab.lab.doctor import program
 from kztlab.lab.session import Member
@@ -90,11 +90,13 @@ def _domain(
 ) -> Domain:
     session.places.folder(record.folder)
     _overlay(session, record.overlay, image.disk)
-    swap: NbdSwap | DiskSwap | RelayPorts | None = None
+    swap: Swap | None = None
     if record.spec.frontend == "nbd" and client is not None:
         swap = NbdSwap(client.nbd)
     elif record.spec.frontend == "relay" and client is not None:
         swap = RelayPorts(client.relay, client.ctl)
+    elif record.spec.frontend == "vhost-user-blk" and client is not None:
+        swap = VhostSwap(client.vhost)
     elif record.spec.frontend == "disk":
         swap = DiskSwap(_raw(session, record.swap, record.spec.swap))
     return Domain(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 NAME_PATTERN = "^[a-z][a-z0-9-]{0,30}$"
-PLANNED_FRONTENDS = ("vhost-user-blk", "tmem", "zswap")
+PLANNED_FRONTENDS = ("tmem", "zswap")
 
 _IMAGE_PATTERN = "^[a-z0-9][a-z0-9._-]{0,62}$"
 _CODEC_PATTERN = r"^(none|lzo|lz4|zstd(:(-[1-7]|1?[0-9]))?)$"
@@ -163,8 +163,12 @@ AbsolutePath = Annotated[
     str, *_text("an absolute path", r"^/[^\x00-\x1f]*$", "it starts with a slash")
 ]
 Frontend = Annotated[
-    Literal["nbd", "relay", "disk", "zram", "none"],
-    _choice("frontend", ("nbd", "relay", "disk", "zram", "none"), PLANNED_FRONTENDS),
+    Literal["nbd", "relay", "vhost-user-blk", "disk", "zram", "none"],
+    _choice(
+        "frontend",
+        ("nbd", "relay", "vhost-user-blk", "disk", "zram", "none"),
+        PLANNED_FRONTENDS,
+    ),
 ]
 Content = Annotated[
     Literal["real", "text", "zero", "random", "mixed"],

@@ -93,7 +93,8 @@ class GuestSpec(Section):
     frontend: Frontend = Field(
         default="nbd",
         description="Where the guest swaps to. `nbd`: the page store, through QEMU's NBD client; "
-        "`relay`: the same store, through kzt-agent in the guest and a virtio-serial port. "
+        "`relay`: the same store, through kzt-agent in the guest and a virtio-serial port; "
+        "`vhost-user-blk`: the same store, which serves the guest's virtio queues itself. "
         "The others are baselines to compare with: `disk`: a file on the host; `zram`: compressed "
         "memory of the guest's own; `none`: no swap.",
     )
@@ -120,7 +121,7 @@ class GuestSpec(Section):
     @property
     def uses_store(self) -> bool:
         """Whether the guest swaps into the page store."""
-        return self.frontend in {"nbd", "relay"}
+        return self.frontend in {"nbd", "relay", "vhost-user-blk"}
 
 
 class AnonSpec(Section):

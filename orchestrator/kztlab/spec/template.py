@@ -14,7 +14,7 @@ guests:
   web:
     count: 2                # web-1 and web-2
     memory: 192MiB
-    frontend: nbd           # swaps into the store, as does relay; baselines: disk, zram, none
+    frontend: nbd           # or vhost-user-blk, relay; baselines: disk, zram, none
     swap: 384MiB
 
 # All workloads start once every guest is ready.

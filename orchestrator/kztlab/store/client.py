@@ -42,6 +42,8 @@ class Client:
     """Socket that speaks NBD."""
     relay: Path
     """Socket for the virtio-serial port through which the guest's agent reaches the same device."""
+    vhost: Path
+    """Socket of a vhost-user block device: the same device, out of the guest's memory."""
     ctl: Path
     """Socket for the port that takes the agent's reports."""
 
@@ -126,5 +128,5 @@ class StoreClient:
 
 
 def _client(content: dict[str, Any]) -> Client:
-    nbd, relay, ctl = (Path(str(content[kind])) for kind in ("nbd", "relay", "ctl"))
-    return Client(str(content["name"]), int(content["swap_bytes"]), nbd, relay, ctl)
+    sockets = {kind: Path(str(content[kind])) for kind in ("nbd", "relay", "vhost", "ctl")}
+    return Client(str(content["name"]), int(content["swap_bytes"]), **sockets)

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from kztlab.hypervisor import DiskSwap, Domain, GuestState, NbdSwap, RelayPorts
+from kztlab.hypervisor import DiskSwap, Domain, GuestState, NbdSwap, RelayPorts, VhostSwap
 from kztlab.hypervisor.xml import NAMESPACE, domain_xml, qemu_arguments, read_metadata
 
 NASTY = Path("/x/<&\"'>,=é")
@@ -107,6 +107,26 @@ def test_relay_has_two_ports_that_find_the_store_again_and_no_disk() -> None:
         reconnect = source.find("reconnect")
         assert reconnect is not None
         assert reconnect.attrib == {"enabled": "yes", "timeout": "1"}
+
+
+def test_queues_that_the_store_serves_need_shared_memory_and_find_the_store_again() -> None:
+    domain = replace(DOMAIN, swap=VhostSwap(NASTY / "vhost.sock"), vcpus=40)
+    assert "virtio-blk-pci" not in devices(domain)
+    root = tree(domain)
+    assert root.find("memoryBacking/source[@type='memfd']") is not None
+    assert root.find("memoryBacking/access[@mode='shared']") is not None
+    (disk,) = root.findall("devices/disk[@type='vhostuser']")
+    source, driver, target = (disk.find(tag) for tag in ("source", "driver", "target"))
+    assert source is not None
+    assert driver is not None
+    assert target is not None
+    assert source.get("path") == str(NASTY / "vhost.sock")
+    assert driver.get("queues") == "16"  # the most that the store serves
+    assert target.get("dev") != "vda"
+    reconnect = source.find("reconnect")
+    assert reconnect is not None
+    assert reconnect.attrib == {"enabled": "yes", "timeout": "1"}
+    assert tree(DOMAIN).find("memoryBacking") is None
 
 
 def test_own_devices_have_slots_of_their_own() -> None:

@@ -34,10 +34,11 @@ impl Server {
         self.recovery.clone_ref(py)
     }
 
-    #[pyo3(signature = (name, swap, *, nbd, relay, ctl))]
+    #[pyo3(signature = (name, swap, *, nbd, relay, vhost, ctl))]
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "a path comes out of Python owned"
+        clippy::too_many_arguments,
+        reason = "keywords in Python, out of which paths come owned"
     )]
     fn add_client(
         &self,
@@ -46,11 +47,13 @@ impl Server {
         swap: u64,
         nbd: PathBuf,
         relay: PathBuf,
+        vhost: PathBuf,
         ctl: PathBuf,
     ) -> PyResult<()> {
         let sockets = Sockets {
             nbd: &nbd,
             relay: &relay,
+            vhost: &vhost,
             ctl: &ctl,
         };
         py.detach(|| self.server.add_client(name, swap, sockets))

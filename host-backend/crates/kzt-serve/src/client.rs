@@ -23,6 +23,8 @@ pub(crate) struct Client {
     pub(crate) latency: Histograms,
     pub(crate) port: PortTotals,
     pub(crate) log: ClientLog,
+    /// Held by the connection that serves the device's queues: two would not serve them in order.
+    pub(crate) vhost: Mutex<()>,
     report: Mutex<Option<Report>>,
     connections: Mutex<Connections>,
     /// Signalled when a connection has left or was told to.
@@ -90,6 +92,7 @@ impl Client {
             latency: Histograms::default(),
             port: PortTotals::default(),
             log: ClientLog::new(name),
+            vhost: Mutex::default(),
             report: Mutex::default(),
             connections: Mutex::new(Connections {
                 live,

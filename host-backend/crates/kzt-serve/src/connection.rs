@@ -14,6 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::channel::{Channel, Stream};
 use crate::client::Membership;
+use crate::vhost::Malformed;
 
 /// Looks for bytes before a thread goes to sleep.
 const LOOKS: u32 = 10;
@@ -34,11 +35,13 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    fn look(&self) -> bool {
+    /// Whether to look again.
+    pub(crate) fn look(&self) -> bool {
         self.abstinence == 0 && self.looks < LOOKS
     }
 
-    fn wait(&mut self) {
+    /// Lets others run before the next look.
+    pub(crate) fn wait(&mut self) {
         self.looks += 1;
         let before = Instant::now();
         thread::yield_now();
@@ -47,7 +50,8 @@ impl Patience {
         }
     }
 
-    fn renew(&mut self) {
+    /// A look has found something.
+    pub(crate) fn renew(&mut self) {
         self.looks = 0;
         self.abstinence = self.abstinence.saturating_sub(1);
     }
@@ -76,6 +80,12 @@ pub(crate) enum End {
     Lost(Damage),
     /// A page could not be read after its reply had begun.
     DamagedPage,
+    /// Another connection to a device that takes one at a time.
+    Occupied,
+    /// A frontend's message was not understood or refused.
+    Frontend(vhost::vhost_user::Error),
+    /// A driver has made available what is no request.
+    Malformed(Malformed),
     /// The socket failed.
     Io(io::Error),
 }
@@ -96,6 +106,10 @@ impl Peer {
         // the connection is not trusted to be alive.
         retry_on_intr(|| poll(&mut ask, Some(&Timespec::default()))).is_err()
             || ask.iter().any(|asked| asked.revents().intersects(gone))
+    }
+
+    pub(crate) const fn socket(&self) -> &UnixStream {
+        &self.socket
     }
 
     /// Receives no more than has arrived; its thread serves that and ends.
@@ -190,6 +204,12 @@ impl From<Violation> for End {
     }
 }
 
+impl From<Malformed> for End {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -200,6 +220,9 @@ impl fmt::Display for End {
             Self::NewSession => f.write_str("another session begins"),
             Self::Lost(damage) => damage.fmt(f),
             Self::DamagedPage => f.write_str("a stored page is damaged"),
+            Self::Occupied => f.write_str("another connection is served"),
+            Self::Frontend(error) => error.fmt(f),
+            Self::Malformed(malformed) => malformed.fmt(f),
             Self::Io(error) => error.fmt(f),
         }
     }

@@ -9,6 +9,8 @@ pub(crate) const SWAP: ObjectId = ObjectId([0, 0, 0]);
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const ZEROES: Page = [0; PAGE_SIZE];
+/// Who zeroes or trims looks up from the work whenever this much of the device has been passed.
+const STRIDE: u64 = 32 << 20;
 
 /// A client's swap device: byte ranges on top of the pool's pages.
 ///
@@ -168,7 +170,10 @@ fn put_errno(error: PutError) -> Errno {
 }
 
 /// The pages a byte range touches, each with the part of the page that lies in the range.
-fn pages(offset: u64, length: u64) -> impl DoubleEndedIterator<Item = (u32, Range<usize>)> {
+pub(crate) fn pages(
+    offset: u64,
+    length: u64,
+) -> impl DoubleEndedIterator<Item = (u32, Range<usize>)> {
     let end = offset + length;
     let first = offset / PAGE;
     // A range of no bytes touches nothing, even within a page.
@@ -181,6 +186,15 @@ fn pages(offset: u64, length: u64) -> impl DoubleEndedIterator<Item = (u32, Rang
         let start = offset.saturating_sub(index * PAGE).min(PAGE);
         let stop = (end - index * PAGE).min(PAGE);
         (page_number(index), start as usize..stop as usize)
+    })
+}
+
+/// Cuts a byte range at the multiples of [`STRIDE`], so that no page is cut that was whole.
+pub(crate) fn strides(offset: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end = offset + length;
+    (offset / STRIDE..end.div_ceil(STRIDE)).map(move |number| {
+        let start = offset.max(number * STRIDE);
+        (start, end.min((number + 1) * STRIDE) - start)
     })
 }
 

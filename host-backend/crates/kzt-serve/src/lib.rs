@@ -22,6 +22,7 @@ mod relay;
 mod server;
 mod stopwatch;
 mod transmission;
+mod vhost;
 
 pub use client::ClientStats;
 pub use control::Report;

@@ -14,7 +14,7 @@ use crate::ServeError;
 use crate::client::{Client, ClientStats, Membership, Purpose};
 use crate::connection::{self, End, Peer};
 use crate::listener::Listener;
-use crate::{control, relay};
+use crate::{control, relay, vhost};
 
 /// Pauses between two rounds of the store's upkeep: after one that found work, and else.
 const UPKEEP_BUSY: Duration = Duration::from_millis(5);
@@ -34,6 +34,8 @@ pub struct Sockets<'a> {
     pub nbd: &'a Path,
     /// The same device for an agent in the guest: NBD in the frames of a virtio-serial port.
     pub relay: &'a Path,
+    /// The same device as a vhost-user block device, one connection at a time.
+    pub vhost: &'a Path,
     /// The agent's reports, on another such port.
     pub ctl: &'a Path,
 }
@@ -86,6 +88,11 @@ const RELAY: Trade = Trade {
     name: "relay",
     purpose: Purpose::Pages,
     serve: relay::serve,
+};
+const VHOST: Trade = Trade {
+    name: "vhost",
+    purpose: Purpose::Pages,
+    serve: vhost::serve,
 };
 const CONTROL: Trade = Trade {
     name: "ctl",
@@ -149,6 +156,7 @@ impl Server {
         let listeners = [
             (NBD, Listener::bind(sockets.nbd)?),
             (RELAY, Listener::bind(sockets.relay)?),
+            (VHOST, Listener::bind(sockets.vhost)?),
             (CONTROL, Listener::bind(sockets.ctl)?),
         ];
         let client = Client::new(name, swap_bytes, self.store.open_pool(name)?);

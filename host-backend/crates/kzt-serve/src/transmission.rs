@@ -4,7 +4,7 @@ use kzt_wire::nbd::{Command, Decoder, Errno, Event, MIN_INPUT, Request, Session,
 use crate::channel::Channel;
 use crate::client::{Client, Membership};
 use crate::connection::{End, Peer};
-use crate::device::Device;
+use crate::device::{Device, strides};
 use crate::negotiation::Negotiated;
 use crate::stopwatch::Stopwatch;
 
@@ -14,8 +14,6 @@ const INPUT: usize = 1 << 20;
 const SEND_AT: usize = 256 << 10;
 /// The most data of a read that is in memory at a time.
 const PIECE: u32 = 256 << 10;
-/// Zeroing and trimming look up from their work whenever they have passed this much of the device.
-const STRIDE: u64 = 32 << 20;
 /// Extents of one block status reply.
 const MAX_EXTENTS: u32 = 4096;
 
@@ -214,7 +212,7 @@ impl<'a, C: Channel> Service<'a, C> {
     }
 
     fn drop_or_clear(&mut self, request: &Request) -> Result<Result<(), Errno>, End> {
-        for (offset, length) in strides(request.offset, request.length) {
+        for (offset, length) in strides(request.offset, request.length.into()) {
             if self.peer.abandoned() {
                 return Err(End::Abandoned);
             }
@@ -253,13 +251,4 @@ impl<'a, C: Channel> Service<'a, C> {
         self.stopwatch.sent();
         Ok(())
     }
-}
-
-/// Cuts a byte range at the multiples of [`STRIDE`], so that no page is cut that was whole.
-fn strides(offset: u64, length: u32) -> impl Iterator<Item = (u64, u64)> {
-    let end = offset + u64::from(length);
-    (offset / STRIDE..end.div_ceil(STRIDE)).map(move |number| {
-        let start = offset.max(number * STRIDE);
-        (start, end.min((number + 1) * STRIDE) - start)
-    })
 }
