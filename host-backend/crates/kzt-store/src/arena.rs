@@ -90,6 +90,15 @@ impl ArenaFile {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, bytes, 0)
     }
 
+    /// Whether anything but a hole is behind an offset.
+    pub(crate) fn has_data(&self, offset: u64) -> io::Result<bool> {
+        match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(_) => Ok(true),
+            Err(Errno::NXIO) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Throws everything in the file away.
     pub(crate) fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;

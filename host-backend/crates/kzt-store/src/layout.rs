@@ -36,7 +36,8 @@ pub(crate) mod header {
     pub(crate) const CODEC_BYTES: usize = 16;
 }
 
-/// A slot of the pool table, which fills the first extent behind the header's frame.
+/// A slot of the pool table, which fills the first extent behind the header's frame. What
+/// describes the pool is there twice: `table.rs`.
 pub(crate) mod pool {
     use super::{EXTENT, FRAME};
 
@@ -47,14 +48,21 @@ pub(crate) mod pool {
     pub(crate) const SLOTS: u64 = (EXTENT - FRAME) / SLOT_BYTES;
     /// Bytes of a client's name, padded with zeros.
     pub(crate) const NAME_BYTES: usize = 32;
-    const SLOT_BYTES: u64 = 64;
+    const SLOT_BYTES: u64 = 128;
 
-    /// State, flags and check of the name: the word whose store creates or destroys the pool.
+    /// The word whose store creates or destroys the pool, and its copy.
     pub(crate) const STATE: u64 = 0;
+    pub(crate) const STATE_COPY: u64 = 64;
     /// Entry of the pool's object directory.
     pub(crate) const ROOT: u64 = 8;
-    /// The client's name.
+    /// The client's name and the pool's UUID, and their copy.
     pub(crate) const NAME: u64 = 16;
+    pub(crate) const NAME_COPY: u64 = 80;
+    /// Bytes of name and UUID.
+    pub(crate) const IDENTITY_BYTES: usize = NAME_BYTES + 16;
+
+    /// A slot that is being cleared: its pool is no more.
+    pub(crate) const ENDED: u64 = u64::from_le_bytes(*b"KZTENDED");
 
     /// Offset of a slot.
     pub(crate) const fn slot(number: u64) -> u64 {
@@ -64,12 +72,6 @@ pub(crate) mod pool {
     /// Number of the slot at an offset that [`slot`] has returned.
     pub(crate) const fn number(slot: u64) -> Number {
         ((slot - FRAME) / SLOT_BYTES) as Number
-    }
-
-    /// The state word of a live persistent pool.
-    pub(crate) fn live(name: &[u8; NAME_BYTES]) -> u64 {
-        const LIVE: u64 = 1;
-        u64::from(crc32c::crc32c(name)) << 32 | LIVE
     }
 }
 

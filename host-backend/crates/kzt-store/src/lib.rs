@@ -19,6 +19,7 @@
 compile_error!("kzt-store needs a 64-bit address space");
 
 mod arena;
+mod client;
 mod codec;
 mod compact;
 #[cfg(feature = "crash-points")]
@@ -27,6 +28,7 @@ mod directory;
 mod entry;
 mod error;
 mod frames;
+mod header;
 mod layout;
 mod lz4;
 mod lzo;
@@ -39,19 +41,23 @@ mod pool;
 mod prefixes;
 mod radix;
 mod recover;
+mod shared;
 mod space;
 mod store;
+mod table;
 mod zbud;
 mod zsmalloc;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use client::{Client, ClientStats, PoolEntry, Terms};
 pub use codec::{Codec, Context, UnknownCodec, same_filled};
 pub use error::{GetError, OpenError, PutError, StoreError, UpdateError};
 pub use frames::Upkeep;
 pub use pam::{Allocator, UnknownAllocator};
 pub use pool::{Pool, PoolStats};
 pub use store::{Config, Origin, Recovery, Store, Usage};
+pub use table::{Kind, Uuid};
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! A client's persistent pool: put, get, flush.
+//! A pool: put, get, flush.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
+use crate::client::Account;
 use crate::codec::{self, Codec, Context, Encoding};
 use crate::directory::Found;
 use crate::entry::Entry;
-use crate::error::{GetError, PutError, UpdateError};
+use crate::error::{GetError, PutError, StoreError, UpdateError};
 use crate::layout::{self, HEADER, Location, object};
 use crate::pam::Block;
 use crate::radix::Place;
 use crate::space::{Held, Space};
+use crate::table::{Description, Kind, Uuid};
 use crate::{ObjectId, PAGE_SIZE, Page, lock};
 
 /// A pool's figures. Counters count pages, since the store was opened.
@@ -43,11 +45,13 @@ pub struct PoolStats {
     pub crc_errors: u64,
 }
 
-/// A client's persistent pool. It stays usable when the [`Store`](crate::Store) is gone, and
-/// answers `NoDevice` when it was destroyed.
+/// A pool. It stays usable when the [`Store`](crate::Store) is gone, and answers `NoDevice` when
+/// it was destroyed.
 pub struct Pool {
     space: Arc<Space>,
-    codec: Codec,
+    account: Arc<Account>,
+    kind: Kind,
+    uuid: Uuid,
     /// Offset of the pool's slot in the pool table.
     slot: u64,
     state: Mutex<State>,
@@ -57,6 +61,8 @@ pub struct Pool {
 /// What the pool's lock guards, besides its part of the index.
 pub(crate) struct State {
     alive: bool,
+    /// What a pool that has ended still holds.
+    left: Option<Entry>,
     pub(crate) held: Held,
     /// The object used last and its record: swap devices have but one.
     recent: Option<(ObjectId, u64)>,
@@ -95,21 +101,69 @@ enum Fetched {
     },
 }
 
+/// What a get found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Got {
+    Page,
+    Nothing,
+    /// Nothing, nor any other page in the pool.
+    EmptyPool,
+}
+
 impl Pool {
-    pub(crate) fn new(space: Arc<Space>, codec: Codec, slot: u64, held: Held) -> Self {
+    /// Creates a pool in the arena.
+    pub(crate) fn create(
+        space: &Arc<Space>,
+        account: &Arc<Account>,
+        description: &Description,
+    ) -> Result<Arc<Self>, StoreError> {
+        let slot = space.table.create(description);
+        let slot = slot.ok_or(StoreError::TooManyPools)?;
+        Ok(Self::new(
+            space,
+            account,
+            slot,
+            description,
+            Held::default(),
+        ))
+    }
+
+    /// The pool that is in a slot of the pool table already.
+    pub(crate) fn new(
+        space: &Arc<Space>,
+        account: &Arc<Account>,
+        slot: u64,
+        description: &Description,
+        held: Held,
+    ) -> Arc<Self> {
         let state = State {
             alive: true,
+            left: None,
             held,
             recent: None,
             counters: Counters::default(),
         };
-        Self {
-            space,
-            codec,
+        let pool = Arc::new(Self {
+            space: Arc::clone(space),
+            account: Arc::clone(account),
+            kind: description.kind,
+            uuid: description.uuid,
             slot,
             state: Mutex::new(state),
             crc_errors: AtomicU64::new(0),
-        }
+        });
+        space.owners.note(layout::pool::number(slot), &pool);
+        pool
+    }
+
+    /// What becomes of its pages.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The UUID it was made with.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
     }
 
     /// Stores a page. Once it returns `Ok`, the page is in the arena: it survives the process.
@@ -126,14 +180,35 @@ impl Pool {
         index: u32,
         page: &Page,
     ) -> Result<(), PutError> {
-        let stored = self.store(cx, page);
+        self.put_by(None, cx, object, index, page).map(|_| ())
+    }
+
+    /// The same for a client, by its own terms, which may be others than the pool's. Whether the
+    /// page was taken: a frozen client puts no new key.
+    pub(crate) fn put_by(
+        &self,
+        client: Option<&Account>,
+        cx: &mut Context,
+        object: ObjectId,
+        index: u32,
+        page: &Page,
+    ) -> Result<bool, PutError> {
+        let codec = client.unwrap_or(&self.account).codec(self.space.codec);
+        let stored = self.store(cx, codec, page);
         let mut state = self.lock();
         state.counters.puts += 1;
-        if !state.alive {
+        // Read under the lock: who has frozen the client and taken this lock since then has seen
+        // its last new key.
+        let frozen = client.is_some_and(|client| client.frozen.load(Relaxed));
+        if !state.alive || frozen && !self.exists(&mut state, object, index) {
             if let Some(stored) = stored {
                 self.discard(&stored);
             }
-            return Err(PutError::NoDevice);
+            return if state.alive {
+                Ok(false)
+            } else {
+                Err(PutError::NoDevice)
+            };
         }
         let mut refusal = PutError::NoMemory;
         let stored = match stored {
@@ -141,16 +216,18 @@ impl Pool {
                 // What the old page leaves may be what the new one needs.
                 refusal = PutError::NoSpace;
                 self.clear(&mut state, object, index, index);
-                self.store(cx, page)
+                self.store(cx, codec, page)
             }
             stored => stored,
         };
         stored
             .and_then(|stored| self.publish(&mut state, object, index, &stored))
+            .map(|()| true)
             .ok_or_else(|| Self::refuse(&mut state, refusal))
     }
 
-    /// Fetches a page, which stays; whether it was there.
+    /// Fetches a page; whether it was there. It stays, unless the pool is an ephemeral one that is
+    /// not shared, or its client wants it otherwise.
     ///
     /// # Errors
     /// `Corrupt` if its stored bytes are damaged. What `out` holds then is not to be used.
@@ -161,17 +238,50 @@ impl Pool {
         index: u32,
         out: &mut Page,
     ) -> Result<bool, GetError> {
-        let fetched = {
-            let mut state = self.lock();
-            state.counters.gets += 1;
-            if !state.alive {
-                return Err(GetError::NoDevice);
-            }
-            let fetched = self.fetch(&mut state, cx, object, index);
-            state.counters.get_hits += u64::from(!matches!(fetched, Ok(Fetched::Absent)));
-            fetched
+        self.look_up(cx, object, index, out)
+            .map(|got| got == Got::Page)
+    }
+
+    /// The same, and whether the pool has any page.
+    pub(crate) fn look_up(
+        &self,
+        cx: &mut Context,
+        object: ObjectId,
+        index: u32,
+        out: &mut Page,
+    ) -> Result<Got, GetError> {
+        let mut state = self.lock();
+        state.counters.gets += 1;
+        if !state.alive {
+            return Err(GetError::NoDevice);
+        }
+        let fetched = self.fetch(&mut state, cx, object, index);
+        let absent = match fetched {
+            Ok(Fetched::Absent) if state.held.pages == 0 => Got::EmptyPool,
+            _ => Got::Nothing,
         };
-        self.expand(cx, fetched, out)
+        state.counters.get_hits += u64::from(!matches!(fetched, Ok(Fetched::Absent)));
+        let found = match self.kind {
+            // A page that was promised to stay leaves only once it has been read.
+            Kind::Persistent if self.account.exclusive() => {
+                let found = self.expand(cx, fetched, out)?;
+                if found {
+                    self.clear(&mut state, object, index, index);
+                }
+                found
+            }
+            Kind::Ephemeral => {
+                // It is out before anybody else can find it, readable or not.
+                self.clear(&mut state, object, index, index);
+                drop(state);
+                self.expand(cx, fetched, out)?
+            }
+            Kind::Persistent | Kind::Shared => {
+                drop(state);
+                self.expand(cx, fetched, out)?
+            }
+        };
+        Ok(if found { Got::Page } else { absent })
     }
 
     /// Changes a page atomically: no other call sees or makes a change in between. An absent
@@ -197,7 +307,8 @@ impl Pool {
             page.fill(0);
         }
         f(&mut page);
-        self.store(cx, &page)
+        let codec = self.account.codec(self.space.codec);
+        self.store(cx, codec, &page)
             .and_then(|stored| self.publish(&mut state, object, index, &stored))
             .ok_or_else(|| Self::refuse(&mut state, UpdateError::NoMemory))
     }
@@ -297,16 +408,22 @@ impl Pool {
         self.lock().held
     }
 
-    /// Ends the pool: from now on every call fails, and all it held is free.
-    pub(crate) fn destroy(&self) {
+    /// Ends the pool: from now on every call fails, and it will not be recovered.
+    pub(crate) fn end(&self) {
         let mut state = self.lock();
         state.alive = false;
-        let directory = self.space.entry(self.root());
-        // This store destroys the pool; what follows concerns this process only.
-        self.space.arena.store(self.slot + layout::pool::STATE, 0);
-        let freed = self.space.release(directory);
-        state.held -= freed;
         state.recent = None;
+        state.left = Some(self.space.entry(self.root()));
+        self.space.table.end(self.slot);
+    }
+
+    /// Frees what a pool held that has ended, which may take a while.
+    pub(crate) fn reclaim(&self) {
+        let mut state = self.lock();
+        if let Some(directory) = state.left.take() {
+            state.held -= self.space.release(directory);
+            self.space.table.give_back(self.slot);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -358,7 +475,7 @@ impl Pool {
     }
 
     /// Writes a page into the arena, not yet published; `None` if there is no room.
-    fn store(&self, cx: &mut Context, page: &Page) -> Option<Stored> {
+    fn store(&self, cx: &mut Context, codec: Codec, page: &Page) -> Option<Stored> {
         let pattern = codec::same_filled(page);
         if let Some(word) = pattern.and_then(codec::half) {
             return Some(Stored::Inline(word));
@@ -369,7 +486,7 @@ impl Pool {
                 word = pattern.to_ne_bytes();
                 (Encoding::Pattern, word.as_slice())
             }
-            None => cx.encode(self.codec, page),
+            None => cx.encode(codec, page),
         };
         let block = self
             .space

@@ -5,19 +5,23 @@ use std::sync::Arc;
 
 use crate::ObjectId;
 use crate::arena::Arena;
-use crate::codec::Encoding;
+use crate::codec::{Codec, Encoding};
 use crate::entry::Entry;
 use crate::frames::Frames;
 use crate::layout::{self, HEADER, Location};
 use crate::owner::Owners;
 use crate::pam::Pams;
+use crate::table::Table;
 
 /// The arena with its allocators.
 pub(crate) struct Space {
     pub(crate) arena: Arc<Arena>,
     pub(crate) frames: Arc<Frames>,
     pub(crate) pam: Pams,
+    pub(crate) table: Table,
     pub(crate) owners: Owners,
+    /// How pages are compressed from now on.
+    pub(crate) codec: Codec,
     /// Random per arena: clients can't foresee where an object's id leads in the directory.
     pub(crate) key: [u64; 3],
 }

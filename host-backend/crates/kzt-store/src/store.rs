@@ -2,24 +2,26 @@
 //! The store: an open arena and its pools.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
-use rustix::rand::{GetRandomFlags, getrandom};
-
-use crate::arena::{Arena, ArenaFile};
+use crate::arena::ArenaFile;
+use crate::client::Client;
 use crate::codec::Codec;
 use crate::error::{OpenError, StoreError};
 use crate::frames::{Frames, Upkeep};
+use crate::header::{boot_id, format, inspect};
 use crate::layout::{self, EXTENT, FRAME, HEADER, header, pool};
 use crate::lock;
 use crate::owner::Owners;
 use crate::pam::{Allocator, Need, Pams};
 use crate::pool::Pool;
 use crate::recover::{Present, Recoverer};
-use crate::space::{Held, Space};
+use crate::shared::SharedPools;
+use crate::space::Space;
+use crate::table::{Kind, Slot, Table, Uuid};
 
 /// What to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,9 +100,10 @@ pub struct Usage {
 /// An open arena. Dropping it, and every pool opened from it, unlocks the file.
 pub struct Store {
     space: Arc<Space>,
-    codec: Codec,
+    shared: Arc<SharedPools>,
     memory: u64,
-    pools: Mutex<BTreeMap<String, (u64, Arc<Pool>)>>,
+    /// Their lock is taken before a client's own.
+    clients: Mutex<BTreeMap<String, Arc<Client>>>,
 }
 
 impl Store {
@@ -158,17 +161,19 @@ impl Store {
         let key = [0, 8, 16].map(|word| arena.load(header::KEY + word));
         let pam = Pams::new(&frames, config.persistent);
         let space = Arc::new(Space {
-            arena,
             frames,
             pam,
+            table: Table::new(Arc::clone(&arena)),
             owners: Owners::new(),
-            key,
-        });
-        let mut store = Self {
-            space,
             codec: *codec,
+            key,
+            arena,
+        });
+        let store = Self {
+            space,
+            shared: Arc::default(),
             memory,
-            pools: Mutex::new(BTreeMap::new()),
+            clients: Mutex::default(),
         };
         let mut recovery = Recovery {
             origin,
@@ -193,95 +198,132 @@ impl Store {
     }
 
     /// Walks the index; the bytes that its extents occupy.
-    fn recover(&mut self, recovery: &mut Recovery) -> io::Result<u64> {
+    fn recover(&self, recovery: &mut Recovery) -> io::Result<u64> {
         let space = &self.space;
         let present = Present::of(space)?;
         let mut walk = Recoverer::new(space, &present);
-        let mut found = BTreeMap::new();
         for slot in (0..pool::SLOTS).map(pool::slot) {
-            let state = space.arena.load(slot + pool::STATE);
-            if state == 0 {
+            let mut warn = |what: String| {
+                let number = pool::number(slot);
+                recovery
+                    .warnings
+                    .push(format!("slot {number} of the pool table {what}"));
+            };
+            let lost = "is damaged beyond repair: all pages of its pool are lost";
+            let description = match space.table.recover(slot) {
+                Slot::Free => continue,
+                Slot::Pool(description) => description,
+                Slot::Mended(description) => {
+                    let client = description.client();
+                    warn(format!("was damaged and is mended: a pool of {client}"));
+                    description
+                }
+                Slot::Lost => {
+                    warn(lost.to_owned());
+                    walk.dropped += 1;
+                    continue;
+                }
+            };
+            // Flushes may have died with the process: no page that may vanish is believed.
+            if description.kind != Kind::Persistent {
+                space.table.end(slot);
+                space.table.give_back(slot);
                 continue;
             }
-            let mut bytes = [0; pool::NAME_BYTES];
-            space.arena.read(slot + pool::NAME, &mut bytes);
-            let name = (state == pool::live(&bytes))
-                .then(|| client_name(&bytes))
-                .flatten();
-            let Some(name) = name.filter(|name| !found.contains_key(name)) else {
-                // Nobody could name this pool any more.
+            let client = self.find_or_make(&mut lock(&self.clients), description.client());
+            if client.has_pool(description.id) {
+                // Another slot was copied over this one.
+                warn(lost.to_owned());
                 walk.dropped += 1;
-                space.arena.store(slot + pool::STATE, 0);
+                space.table.end(slot);
+                space.table.give_back(slot);
                 continue;
-            };
+            }
             let before = walk.held;
             walk.pool(slot);
             let mut held = walk.held;
             held -= before;
-            found.insert(name, (slot, held));
+            client.adopt(slot, &description, held);
+            recovery.pools += 1;
         }
         space.pam.settle();
         let extents = space.frames.settle(|frame| present.has(frame))?;
         for entry in walk.unlinked.drain(..) {
             space.release(entry);
         }
-        recovery.pools = found.len() as u64;
         recovery.pages = walk.held.pages;
         recovery.dropped = walk.dropped;
-        self.pools = Mutex::new(
-            found
-                .into_iter()
-                .map(|(name, (slot, held))| (name, (slot, self.pool(slot, held))))
-                .collect(),
-        );
         Ok(u64::from(extents) * EXTENT)
     }
 
-    fn pool(&self, slot: u64, held: Held) -> Arc<Pool> {
-        let pool = Arc::new(Pool::new(Arc::clone(&self.space), self.codec, slot, held));
-        self.space.owners.note(pool::number(slot), &pool);
-        pool
+    /// The client of that name: found, or made.
+    ///
+    /// # Errors
+    /// `BadName`.
+    pub fn client(&self, name: &str) -> Result<Arc<Client>, StoreError> {
+        if !Client::admits(name) {
+            return Err(StoreError::BadName);
+        }
+        Ok(self.find_or_make(&mut lock(&self.clients), name))
     }
 
-    /// The client's persistent pool: found again or created.
+    fn find_or_make(&self, clients: &mut BTreeMap<String, Arc<Client>>, name: &str) -> Arc<Client> {
+        if let Some(client) = clients.get(name) {
+            return Arc::clone(client);
+        }
+        let shared = Arc::clone(&self.shared);
+        let client = Arc::new(Client::new(name, Arc::clone(&self.space), shared));
+        clients.insert(name.to_owned(), Arc::clone(&client));
+        client
+    }
+
+    /// Destroys all pools of a client and forgets it.
+    ///
+    /// # Errors
+    /// `NoDevice` if there is none.
+    pub fn remove_client(&self, name: &str) -> Result<(), StoreError> {
+        // A namesake made meanwhile would meet its pools: it waits for the lock.
+        let mut clients = lock(&self.clients);
+        let client = clients.remove(name).ok_or(StoreError::NoDevice)?;
+        self.shared.forget(name);
+        let pools = client.remove();
+        drop(clients);
+        pools.iter().for_each(|pool| pool.reclaim());
+        Ok(())
+    }
+
+    /// Lets a client share the pool of that UUID.
+    pub fn authorize(&self, uuid: Uuid, client: &str) {
+        self.shared.authorize(uuid, client);
+    }
+
+    /// Takes that back; pools that the client shares already stay shared.
+    pub fn revoke(&self, uuid: Uuid, client: &str) {
+        self.shared.revoke(uuid, client);
+    }
+
+    /// The persistent pool that the host's own devices for a client use: found or created.
     ///
     /// # Errors
     /// `BadName` or `TooManyPools`.
     pub fn open_pool(&self, client: &str) -> Result<Arc<Pool>, StoreError> {
-        let name = name_bytes(client).ok_or(StoreError::BadName)?;
-        let mut pools = lock(&self.pools);
-        if let Some((_, pool)) = pools.get(client) {
-            return Ok(Arc::clone(pool));
-        }
-        let arena = &self.space.arena;
-        let slot = (0..pool::SLOTS)
-            .map(pool::slot)
-            .find(|slot| arena.load(slot + pool::STATE) == 0)
-            .ok_or(StoreError::TooManyPools)?;
-        arena.write(slot + pool::NAME, &name);
-        arena.store(slot + pool::ROOT, 0);
-        // This store creates the pool.
-        arena.store(slot + pool::STATE, pool::live(&name));
-        let pool = self.pool(slot, Held::default());
-        pools.insert(client.to_owned(), (slot, Arc::clone(&pool)));
-        Ok(pool)
+        self.client(client)?.device_pool()
     }
 
-    /// The owners of the pools there are, sorted.
-    pub fn clients(&self) -> Vec<String> {
-        lock(&self.pools).keys().cloned().collect()
-    }
-
-    /// Destroys a client's pool with all its pages.
+    /// Destroys that pool with all its pages.
     ///
     /// # Errors
     /// `NoDevice` if there is none.
     pub fn destroy_pool(&self, client: &str) -> Result<(), StoreError> {
-        // The lock is held until the slot is free, so that the name can't come back before.
-        let mut pools = lock(&self.pools);
-        let (_, pool) = pools.remove(client).ok_or(StoreError::NoDevice)?;
-        pool.destroy();
-        Ok(())
+        let client = lock(&self.clients).get(client).map(Arc::clone);
+        client.ok_or(StoreError::NoDevice)?.destroy_device_pool()
+    }
+
+    /// Names of the clients that have a pool, sorted.
+    pub fn clients(&self) -> Vec<String> {
+        let clients = lock(&self.clients);
+        let owners = clients.iter().filter(|(_, client)| client.has_pools());
+        owners.map(|(name, _)| name.clone()).collect()
     }
 
     /// Where the memory is.
@@ -289,9 +331,9 @@ impl Store {
     /// # Errors
     /// If the file's size cannot be asked for.
     pub fn usage(&self) -> io::Result<Usage> {
-        let mut held = Held::default();
-        for (_, pool) in lock(&self.pools).values() {
-            held += pool.held();
+        let mut held = self.shared.held();
+        for client in lock(&self.clients).values() {
+            held += client.held();
         }
         let used = self.space.frames.in_use() * FRAME + EXTENT;
         let allocated = self.space.arena.allocated()?;
@@ -332,96 +374,4 @@ impl Store {
     pub fn pin(&self) -> io::Result<()> {
         self.space.arena.pin()
     }
-}
-
-/// What the file is, before anything of it is mapped.
-fn inspect(file: &ArenaFile, path: &Path, boot: [u64; 2]) -> Result<Origin, OpenError> {
-    let damaged = || OpenError::NotAnArena { path: path.into() };
-    if file.len == 0 {
-        return Ok(Origin::New);
-    }
-    if !(EXTENT..=layout::MAX_MEMORY).contains(&file.len) {
-        return Err(damaged());
-    }
-    let mut bytes = vec![0; EXTENT as usize];
-    file.read_start(&mut bytes)
-        .map_err(OpenError::io(path, "read"))?;
-    let word = |offset: u64| {
-        let chunk = bytes.get(offset as usize..).and_then(<[u8]>::first_chunk);
-        u64::from_ne_bytes(chunk.copied().unwrap_or_default())
-    };
-    if word(header::MAGIC) == 0 {
-        // Its creator died before there was an arena; unless there are pools.
-        let pools = (0..pool::SLOTS).any(|slot| word(pool::slot(slot) + pool::STATE) != 0);
-        return if pools {
-            Err(damaged())
-        } else {
-            Ok(Origin::New)
-        };
-    }
-    if word(header::MAGIC) != layout::MAGIC {
-        return Err(damaged());
-    }
-    let found = word(header::VERSION);
-    if found != u64::from(layout::VERSION) {
-        return Err(match u32::try_from(found) {
-            Ok(found) => OpenError::Version {
-                path: path.into(),
-                found,
-                expected: layout::VERSION,
-            },
-            Err(_) => damaged(),
-        });
-    }
-    let checked = bytes
-        .get(header::VERSION as usize..header::CHECK as usize)
-        .unwrap_or_default();
-    if word(header::CHECK) != u64::from(crc32c::crc32c(checked)) {
-        return Err(damaged());
-    }
-    let same_boot = [word(header::BOOT_ID), word(header::BOOT_ID + 8)] == boot;
-    Ok(if same_boot {
-        Origin::Recovered
-    } else {
-        Origin::Reboot
-    })
-}
-
-/// Writes a new arena's header. The magic comes last: it makes it an arena.
-fn format(arena: &Arena, boot: [u64; 2]) -> io::Result<()> {
-    let mut key = [0_u8; 24];
-    // 256 bytes or less come in one piece.
-    getrandom(&mut key, GetRandomFlags::empty())?;
-    let mut words = Vec::with_capacity((header::CHECK - header::VERSION) as usize);
-    words.extend(u64::from(layout::VERSION).to_ne_bytes());
-    words.extend(boot.into_iter().flat_map(u64::to_ne_bytes));
-    words.extend(key);
-    arena.write(header::VERSION, &words);
-    arena.store(header::CHECK, u64::from(crc32c::crc32c(&words)));
-    arena.store(header::MAGIC, layout::MAGIC);
-    Ok(())
-}
-
-/// The host's boot id: tmpfs content does not outlive it.
-fn boot_id() -> io::Result<[u64; 2]> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let id = u128::from_str_radix(&text.trim().replace('-', ""), 16).map_err(io::Error::other)?;
-    Ok([(id >> 64) as u64, id as u64])
-}
-
-/// A client's name as the pool table has it.
-fn name_bytes(client: &str) -> Option<[u8; pool::NAME_BYTES]> {
-    let mut bytes = [0; pool::NAME_BYTES];
-    let valid = !client.is_empty() && client.bytes().all(|byte| byte.is_ascii_graphic());
-    bytes
-        .get_mut(..client.len())
-        .filter(|_| valid)?
-        .copy_from_slice(client.as_bytes());
-    Some(bytes)
-}
-
-/// The name in a pool's slot, if a client can have it.
-fn client_name(bytes: &[u8; pool::NAME_BYTES]) -> Option<String> {
-    let text = std::str::from_utf8(bytes).ok()?.trim_end_matches('\0');
-    (name_bytes(text).as_ref() == Some(bytes)).then(|| text.to_owned())
 }

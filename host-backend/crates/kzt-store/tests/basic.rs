@@ -246,7 +246,7 @@ fn names_are_checked_and_the_pool_table_has_an_end() {
     let opened = (0..10_000)
         .take_while(|i| store.open_pool(&format!("c{i}")).is_ok())
         .count();
-    assert_eq!(opened, 960);
+    assert_eq!(opened, 480);
     store.open_pool("c7").unwrap();
     store.destroy_pool("c7").unwrap();
     store.open_pool(&"x".repeat(32)).unwrap();

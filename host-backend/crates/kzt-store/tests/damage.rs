@@ -394,6 +394,80 @@ fn a_damaged_header_is_refused() {
     );
 }
 
+/// Offset of a used slot of the pool table, and the words that describe its pool, each of them
+/// twice; the one between is the directory's root.
+const SLOT: usize = 4096;
+const FIRST: [std::ops::Range<usize>; 2] = [SLOT..SLOT + 8, SLOT + 16..SLOT + 64];
+const COPY: [std::ops::Range<usize>; 2] = [SLOT + 64..SLOT + 72, SLOT + 80..SLOT + 128];
+
+/// A pool's slot is all that leads to its pages: no damage to one description costs any.
+#[test]
+fn a_damaged_pool_slot_is_mended_by_its_copy() {
+    let pages = &sample().1;
+    let words = [FIRST, COPY]
+        .concat()
+        .into_iter()
+        .flat_map(|r| r.step_by(8));
+    let flips = words
+        .clone()
+        .flat_map(|at| [0, 8, 19, 41, 63].map(|bit| (at, 1_u64 << bit)));
+    // And whole words that are lost.
+    for (at, mask) in flips.chain(words.map(|at| (at, 0))) {
+        let arena = ArenaPath::new();
+        let mut bytes = sample().0.clone();
+        let word: &mut [u8; 8] = (&mut bytes[at..at + 8]).try_into().unwrap();
+        let value = u64::from_ne_bytes(*word);
+        let damaged = if mask == 0 { 0 } else { value ^ mask };
+        *word = damaged.to_ne_bytes();
+        fs::write(arena.path(), &bytes).unwrap();
+        let (store, recovery) = arena.open(4 * MIB);
+        let told = usize::from(damaged != value);
+        assert_eq!(recovery.warnings.len(), told, "{:?}", recovery.warnings);
+        assert!(recovery.warnings.iter().all(|text| text.contains("mended")));
+        let found = (recovery.pools, recovery.pages, recovery.dropped);
+        assert_eq!(found, (2, pages.len() as u64, 0), "word {at}, {mask:#x}");
+        assert_eq!(store.clients(), CLIENTS);
+        drop(store);
+        let (_, again) = arena.open(4 * MIB);
+        assert_eq!((again.warnings.len(), again.pages), (0, recovery.pages));
+    }
+}
+
+/// Nobody is given such a pool's pages, and nobody is told that all is well.
+#[test]
+fn a_pool_slot_beyond_repair_is_told() {
+    let all = sample().1.len() as u64;
+    for (first, copy) in [
+        (SLOT, SLOT + 64),
+        (SLOT + 16, SLOT + 80),
+        (SLOT + 3, SLOT + 100),
+    ] {
+        let arena = ArenaPath::new();
+        let mut bytes = sample().0.clone();
+        bytes[first] ^= 0x10;
+        bytes[copy] ^= 0x20;
+        fs::write(arena.path(), &bytes).unwrap();
+        let (store, recovery) = arena.open(4 * MIB);
+        let found = (recovery.pools, recovery.pages, recovery.dropped);
+        assert_eq!(found, (1, all / 2, 1));
+        assert!(recovery.warnings[0].contains("beyond repair"));
+        assert_eq!(store.clients(), CLIENTS[1..]);
+    }
+}
+
+/// A slot that was copied over another would let two pools have the same pages.
+#[test]
+fn a_pool_slot_that_is_there_twice_counts_once() {
+    let arena = ArenaPath::new();
+    let mut bytes = sample().0.clone();
+    bytes.copy_within(SLOT..SLOT + 128, SLOT + 128);
+    fs::write(arena.path(), &bytes).unwrap();
+    let (store, recovery) = arena.open(4 * MIB);
+    let found = (recovery.pools, recovery.pages, recovery.dropped);
+    assert_eq!(found, (1, sample().1.len() as u64 / 2, 1));
+    assert_eq!(store.clients(), CLIENTS[..1]);
+}
+
 #[test]
 fn an_arena_from_before_a_reboot_begins_anew() {
     let (arena, opened) = with_header(|bytes| {
@@ -415,6 +489,41 @@ fn a_creation_that_was_interrupted_is_done_again() {
     fs::write(arena.path(), vec![0; 65_536]).unwrap();
     let (_, recovery) = arena.open(MIB);
     assert_eq!(recovery.origin, Origin::New);
+}
+
+/// Each state that a creation can be interrupted in: the header's words come in order, the magic
+/// last.
+#[test]
+fn a_creation_that_was_interrupted_anywhere_is_done_again() {
+    let made = ArenaPath::new();
+    drop(made.open(MIB));
+    let header = fs::read(made.path()).unwrap()[..64].to_vec();
+    for words in 1..=7 {
+        let arena = ArenaPath::new();
+        let mut bytes = vec![0; MIB as usize];
+        bytes[8..8 + words * 8].copy_from_slice(&header[8..8 + words * 8]);
+        fs::write(arena.path(), &bytes[..65_536]).unwrap();
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        file.set_len(MIB).unwrap();
+        let (_, recovery) = arena.open(MIB);
+        assert_eq!(recovery.origin, Origin::New, "{words} words");
+    }
+}
+
+/// A file that begins with zeros is not ours for that.
+#[test]
+fn a_file_without_magic_that_holds_anything_is_not_touched() {
+    for at in [64, 4095, 4096, 65_535, 65_536, 900_000] {
+        let arena = ArenaPath::new();
+        fs::write(arena.path(), vec![0; 65_536]).unwrap();
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        file.set_len(MIB).unwrap();
+        file.write_all_at(b"x", at).unwrap();
+        let before = fs::read(arena.path()).unwrap();
+        let opened = Store::open(&arena.config(MIB, Codec::Lzo));
+        assert!(matches!(opened, Err(OpenError::NotAnArena { .. })), "{at}");
+        assert_eq!(fs::read(arena.path()).unwrap(), before);
+    }
 }
 
 #[test]

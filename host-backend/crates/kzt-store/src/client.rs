@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A client: its pools, and what the host has settled for it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::codec::Codec;
+use crate::error::StoreError;
+use crate::pool::{Pool, PoolStats};
+use crate::shared::SharedPools;
+use crate::space::{Held, Space};
+use crate::table::{DEVICE, Description, Kind, Uuid};
+
+/// Pools that a client may have made itself.
+pub(crate) const MAX_POOLS: u8 = DEVICE;
+
+/// What the host settles for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Its share of the memory when clients compete for it.
+    pub weight: u32,
+    /// Most bytes that its persistent pages and their index may take.
+    pub cap: Option<u64>,
+    /// Bytes that nobody else may take.
+    pub reservation: u64,
+    /// Whether its pages are compressed.
+    pub compress: bool,
+    /// Whether a get takes a page out of its persistent pools as well.
+    pub exclusive: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            cap: None,
+            reservation: 0,
+            compress: true,
+            exclusive: false,
+        }
+    }
+}
+
+/// A client's terms and state, as its pools see them: changed at any time, without a lock.
+pub(crate) struct Account {
+    weight: AtomicU32,
+    /// `u64::MAX`: none.
+    cap: AtomicU64,
+    reservation: AtomicU64,
+    compress: AtomicBool,
+    exclusive: AtomicBool,
+    pub(crate) frozen: AtomicBool,
+}
+
+impl Account {
+    pub(crate) fn new(terms: Terms) -> Self {
+        let account = Self {
+            weight: AtomicU32::default(),
+            cap: AtomicU64::default(),
+            reservation: AtomicU64::default(),
+            compress: AtomicBool::default(),
+            exclusive: AtomicBool::default(),
+            frozen: AtomicBool::new(false),
+        };
+        account.settle(terms);
+        account
+    }
+
+    pub(crate) fn terms(&self) -> Terms {
+        let cap = self.cap.load(Relaxed);
+        Terms {
+            weight: self.weight.load(Relaxed),
+            cap: (cap != u64::MAX).then_some(cap),
+            reservation: self.reservation.load(Relaxed),
+            compress: self.compress.load(Relaxed),
+            exclusive: self.exclusive.load(Relaxed),
+        }
+    }
+
+    fn settle(&self, terms: Terms) {
+        self.weight.store(terms.weight, Relaxed);
+        self.cap.store(terms.cap.unwrap_or(u64::MAX), Relaxed);
+        self.reservation.store(terms.reservation, Relaxed);
+        self.compress.store(terms.compress, Relaxed);
+        self.exclusive.store(terms.exclusive, Relaxed);
+    }
+
+    /// How pages are encoded that come in now.
+    pub(crate) fn codec(&self, usual: Codec) -> Codec {
+        if self.compress.load(Relaxed) {
+            usual
+        } else {
+            Codec::None
+        }
+    }
+
+    pub(crate) fn exclusive(&self) -> bool {
+        self.exclusive.load(Relaxed)
+    }
+}
+
+/// A client of the store: who it is was decided by the socket it came in on.
+pub struct Client {
+    name: String,
+    space: Arc<Space>,
+    pub(crate) shared: Arc<SharedPools>,
+    pub(crate) account: Arc<Account>,
+    pools: RwLock<Pools>,
+}
+
+/// The client's pools by their number; its lock is taken before any pool's.
+#[derive(Default)]
+struct Pools {
+    /// The host has removed the client: it gets no new pool, which a namesake's would meet.
+    removed: bool,
+    by_id: [Option<Arc<Pool>>; DEVICE as usize + 1],
+}
+
+/// One of a client's pools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolEntry {
+    /// Its number: 0 to 15, or `None` for the pool that the host's own devices use.
+    pub id: Option<u8>,
+    /// What becomes of its pages.
+    pub kind: Kind,
+    /// The UUID it was made with.
+    pub uuid: Uuid,
+    /// Its figures.
+    pub stats: PoolStats,
+}
+
+/// A client's figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientStats {
+    /// Its name.
+    pub name: String,
+    /// What the host has settled for it.
+    pub terms: Terms,
+    /// Whether it is frozen.
+    pub frozen: bool,
+    /// Its pools, sorted by number. A shared pool appears with each of its members.
+    pub pools: Vec<PoolEntry>,
+}
+
+impl Client {
+    pub(crate) fn new(name: &str, space: Arc<Space>, shared: Arc<SharedPools>) -> Self {
+        Self {
+            name: name.to_owned(),
+            space,
+            shared,
+            account: Arc::new(Account::new(Terms::default())),
+            pools: RwLock::default(),
+        }
+    }
+
+    /// Whether a client can have that name.
+    pub(crate) fn admits(name: &str) -> bool {
+        Description::new(name, DEVICE, Kind::Persistent, Uuid::default()).is_some()
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the host has settled for it.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        self.account.terms()
+    }
+
+    /// Settles anew what the client may have. Pages that it has are not touched.
+    pub fn settle(&self, terms: Terms) {
+        self.account.settle(terms);
+    }
+
+    /// The persistent pool that the host's own devices for this client use: found or created.
+    ///
+    /// # Errors
+    /// `TooManyPools`, or `NoDevice` if the client has been removed.
+    pub fn device_pool(&self) -> Result<Arc<Pool>, StoreError> {
+        let known = self.read().by_id.last().and_then(Clone::clone);
+        if let Some(pool) = known {
+            return Ok(pool);
+        }
+        let mut pools = self.write();
+        if let Some(Some(pool)) = pools.by_id.last() {
+            return Ok(Arc::clone(pool));
+        }
+        self.create_in(&mut pools, DEVICE, Kind::Persistent, Uuid::default())
+    }
+
+    /// Destroys that pool with all its pages.
+    ///
+    /// # Errors
+    /// `NoDevice` if there is none.
+    pub fn destroy_device_pool(&self) -> Result<(), StoreError> {
+        let destroyed = self.destroy(DEVICE);
+        destroyed.then_some(()).ok_or(StoreError::NoDevice)
+    }
+
+    /// Its figures.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        let pools = self.read();
+        let entries = (0..).zip(&pools.by_id).filter_map(|(id, pool)| {
+            let pool = pool.as_ref()?;
+            Some(PoolEntry {
+                id: (id != DEVICE).then_some(id),
+                kind: pool.kind(),
+                uuid: pool.uuid(),
+                stats: pool.stats(),
+            })
+        });
+        ClientStats {
+            name: self.name.clone(),
+            terms: self.terms(),
+            frozen: self.account.frozen.load(Relaxed),
+            pools: entries.collect(),
+        }
+    }
+
+    pub(crate) fn has_pools(&self) -> bool {
+        self.read().by_id.iter().any(Option::is_some)
+    }
+
+    /// What its own pools hold: not the shared ones.
+    pub(crate) fn held(&self) -> Held {
+        let mut held = Held::default();
+        for pool in self.read().by_id.iter().flatten() {
+            if pool.kind() != Kind::Shared {
+                held += pool.held();
+            }
+        }
+        held
+    }
+
+    /// The pool of a number that came from anywhere.
+    pub(crate) fn pool(&self, id: i32) -> Option<Arc<Pool>> {
+        let id = usize::try_from(id)
+            .ok()
+            .filter(|&id| id < MAX_POOLS.into())?;
+        self.read().by_id.get(id)?.clone()
+    }
+
+    /// Creates a pool, or joins the shared one of that UUID; its number.
+    pub(crate) fn create(&self, kind: Kind, uuid: Uuid) -> Result<u8, StoreError> {
+        let mut pools = self.write();
+        let free = (0..MAX_POOLS)
+            .zip(&pools.by_id)
+            .find(|(_, pool)| pool.is_none());
+        let (id, _) = free.ok_or(StoreError::TooManyPools)?;
+        self.create_in(&mut pools, id, kind, uuid)?;
+        Ok(id)
+    }
+
+    fn create_in(
+        &self,
+        pools: &mut Pools,
+        id: u8,
+        kind: Kind,
+        uuid: Uuid,
+    ) -> Result<Arc<Pool>, StoreError> {
+        if pools.removed {
+            return Err(StoreError::NoDevice);
+        }
+        let description =
+            Description::new(&self.name, id, kind, uuid).ok_or(StoreError::BadName)?;
+        let pool = if kind == Kind::Shared {
+            self.shared.join(&self.space, &description)?
+        } else {
+            Pool::create(&self.space, &self.account, &description)?
+        };
+        if let Some(entry) = pools.by_id.get_mut(usize::from(id)) {
+            *entry = Some(Arc::clone(&pool));
+        }
+        Ok(pool)
+    }
+
+    /// Whether it has a pool of that number.
+    pub(crate) fn has_pool(&self, id: u8) -> bool {
+        matches!(self.read().by_id.get(usize::from(id)), Some(Some(_)))
+    }
+
+    /// Takes in a pool that recovery has found.
+    pub(crate) fn adopt(&self, slot: u64, description: &Description, held: Held) {
+        if let Some(entry) = self.write().by_id.get_mut(usize::from(description.id)) {
+            *entry = Some(Pool::new(
+                &self.space,
+                &self.account,
+                slot,
+                description,
+                held,
+            ));
+        }
+    }
+
+    /// Destroys a pool, or leaves a shared one; whether there was one of that number.
+    pub(crate) fn destroy(&self, id: u8) -> bool {
+        let mut pools = self.write();
+        let Some(pool) = pools.by_id.get_mut(usize::from(id)).and_then(Option::take) else {
+            return false;
+        };
+        // The pool has ended before its number can be used again; nobody waits for its pages.
+        self.leave(&pool);
+        drop(pools);
+        pool.reclaim();
+        true
+    }
+
+    /// Ends all its pools, to be reclaimed; from now on it gets no other.
+    pub(crate) fn remove(&self) -> Vec<Arc<Pool>> {
+        let mut pools = self.write();
+        pools.removed = true;
+        let left = std::mem::take(&mut pools.by_id);
+        let left: Vec<_> = left.into_iter().flatten().collect();
+        left.iter().for_each(|pool| self.leave(pool));
+        left
+    }
+
+    fn leave(&self, pool: &Pool) {
+        if pool.kind() != Kind::Shared || self.shared.leave(pool) {
+            pool.end();
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Pools> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Pools> {
+        self.pools.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
