@@ -164,7 +164,7 @@ impl Server {
         Ok(())
     }
 
-    /// Closes the client's connections and destroys its pool. A client that is not served but left
+    /// Closes the client's connections and destroys its pools. A client that is not served but left
     /// a pool behind can be removed as well.
     ///
     /// # Errors
@@ -179,7 +179,7 @@ impl Server {
             }
             None => {}
         }
-        Ok(self.store.destroy_pool(name)?)
+        Ok(self.store.remove_client(name)?)
     }
 
     /// Names of the clients that are served.

@@ -10,9 +10,7 @@ use crate::pool::{Pool, PoolStats};
 use crate::shared::SharedPools;
 use crate::space::{Held, Space};
 use crate::table::{DEVICE, Description, Kind, Uuid};
-
-/// Pools that a client may have made itself.
-pub(crate) const MAX_POOLS: u8 = DEVICE;
+use crate::tmem::MAX_POOLS;
 
 /// What the host settles for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +198,21 @@ impl Client {
         destroyed.then_some(()).ok_or(StoreError::NoDevice)
     }
 
+    /// Takes no new page from the client until it is thawed. When this returns, the last one has
+    /// been taken; a page that is there may still be replaced.
+    pub fn freeze(&self) {
+        self.account.frozen.store(true, Relaxed);
+        // A put that did not see it has the pool's lock, or is done with it.
+        for pool in self.read().by_id.iter().flatten() {
+            pool.pass();
+        }
+    }
+
+    /// Ends a freeze.
+    pub fn thaw(&self) {
+        self.account.frozen.store(false, Relaxed);
+    }
+
     /// Its figures.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
@@ -236,11 +249,14 @@ impl Client {
         held
     }
 
+    /// A pool's number as a guest may say it.
+    pub(crate) fn guests(id: i32) -> Option<u8> {
+        u8::try_from(id).ok().filter(|&id| id < MAX_POOLS)
+    }
+
     /// The pool of a number that came from anywhere.
     pub(crate) fn pool(&self, id: i32) -> Option<Arc<Pool>> {
-        let id = usize::try_from(id)
-            .ok()
-            .filter(|&id| id < MAX_POOLS.into())?;
+        let id = usize::from(Self::guests(id)?);
         self.read().by_id.get(id)?.clone()
     }
 
@@ -315,7 +331,9 @@ impl Client {
         pools.removed = true;
         let left = std::mem::take(&mut pools.by_id);
         let left: Vec<_> = left.into_iter().flatten().collect();
-        left.iter().for_each(|pool| self.leave(pool));
+        for pool in &left {
+            self.leave(pool);
+        }
         left
     }
 

@@ -45,6 +45,7 @@ mod shared;
 mod space;
 mod store;
 mod table;
+pub mod tmem;
 mod zbud;
 mod zsmalloc;
 

@@ -440,6 +440,11 @@ impl Pool {
         state.alive.then_some(state)
     }
 
+    /// Waits until whoever uses the pool right now is done.
+    pub(crate) fn pass(&self) {
+        drop(self.lock());
+    }
+
     fn root(&self) -> u64 {
         self.slot + layout::pool::ROOT
     }

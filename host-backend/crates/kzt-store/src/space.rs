@@ -33,6 +33,7 @@ impl Space {
     }
 
     /// Publishes an entry in the slot at `at`.
+    #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn set(&self, at: u64, entry: Entry) {
         self.arena.store(at, entry.encode(at));
     }

@@ -288,7 +288,9 @@ impl Store {
         self.shared.forget(name);
         let pools = client.remove();
         drop(clients);
-        pools.iter().for_each(|pool| pool.reclaim());
+        for pool in pools {
+            pool.reclaim();
+        }
         Ok(())
     }
 

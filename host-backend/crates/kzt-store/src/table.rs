@@ -14,9 +14,10 @@ use crate::layout::pool::{
     number, slot,
 };
 use crate::lock;
+use crate::tmem::MAX_POOLS;
 
 /// Number, among its client's pools, of the pool that the host's own devices use.
-pub(crate) const DEVICE: u8 = 16;
+pub(crate) const DEVICE: u8 = MAX_POOLS;
 
 /// What becomes of a pool's pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
