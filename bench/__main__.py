@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import fio, guests
+from bench import fio, guests, store
 from bench.servers import SERVERS
 
 MIB = 1 << 20
@@ -68,6 +68,30 @@ def print_guests(figures: list[guests.Figure], repetitions: int) -> None:
         print_row(figure.frontend, f"{figure.median:.1f}", f"{pages}", *ratios)
 
 
+def print_store(all_figures: list[store.Figures], codec: str, repetitions: int) -> None:
+    """Print the store's times as multiples of the codec's, and its memory beside zram's."""
+    print(
+        f"\nkztlab bench store, {codec}, warm, one thread; bytes for each page,"
+        f" medians of {repetitions}\n"
+    )
+    columns = ("put × raw", "get × raw", "2 threads, put", "get", "data", "zram's data", "meta, %")
+    print_row("", *columns)
+    for figures in all_figures:
+        raw, own = figures.find("raw"), figures.find("store")
+        both, zram = figures.find("store", threads=2), figures.find("zram")
+        if raw is None or own is None or both is None:
+            raise AssertionError
+        pages = own["logical_bytes"] / 4096
+        print_row(
+            figures.corpus,
+            *(f"{own[key] / raw[key]:.2f}" for key in ("put_us", "get_us")),
+            *(f"× {2 * own[key] / both[key]:.2f}" for key in ("put_us", "get_us")),
+            f"{own['data_bytes'] / pages:.0f}",
+            f"{zram['data_bytes'] / pages:.0f}" if zram else "none here",
+            f"{100 * own['meta_bytes'] / own['logical_bytes']:.2f}",
+        )
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -78,10 +102,13 @@ def positive(text: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument(
-        "--only", choices=["fio", "guests"], help="measure one part (default: both)"
+        "--only", choices=["fio", "guests", "store"], help="measure one part (default: all)"
     )
-    parser.add_argument("--repetitions", type=positive, default=5, help="of fio (default: 5)")
+    parser.add_argument(
+        "--repetitions", type=positive, default=5, help="of fio and store (default: 5)"
+    )
     parser.add_argument("--guest-repetitions", type=positive, default=3, help="(default: 3)")
+    parser.add_argument("--codec", default="lzo", help="of the store's part (default: lzo)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")
     arguments = parser.parse_args()
 
@@ -89,12 +116,16 @@ def main() -> int:
         print(text, file=sys.stderr, flush=True)
 
     result: dict[str, object] = {"machine": machine()}
-    if arguments.only != "guests":
+    if arguments.only in {None, "store"}:
+        stores = store.compare(arguments.codec, arguments.repetitions, progress)
+        result["store"] = [asdict(figure) for figure in stores]
+        print_store(stores, arguments.codec, arguments.repetitions)
+    if arguments.only in {None, "fio"}:
         rates, held = fio.compare(SERVERS, arguments.repetitions, progress)
         result["fio"] = [asdict(figure) for figure in rates]
         result["memory"] = [asdict(figure) for figure in held]
         print_fio(rates, held, arguments.repetitions)
-    if arguments.only != "fio":
+    if arguments.only in {None, "guests"}:
         figures = guests.compare(arguments.guest_repetitions, progress)
         result["guests"] = [asdict(figure) for figure in figures]
         print_guests(figures, arguments.guest_repetitions)
