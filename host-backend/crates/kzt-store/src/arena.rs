@@ -212,6 +212,18 @@ impl Arena {
         }
     }
 
+    /// Whether the bytes at `offset`, a multiple of 8, are these.
+    pub(crate) fn holds(&self, offset: u64, bytes: &[u8]) -> bool {
+        let words = self.span(offset, bytes.len());
+        let same = |(word, bytes): (&AtomicU64, &[u8])| {
+            word.load(Ordering::Relaxed)
+                .to_ne_bytes()
+                .starts_with(bytes)
+        };
+        words.len() == bytes.len().div_ceil(size_of::<u64>())
+            && words.iter().zip(bytes.chunks(size_of::<u64>())).all(same)
+    }
+
     /// Copies bytes in; `offset` is a multiple of 8. The last word is filled up with zeros.
     #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {

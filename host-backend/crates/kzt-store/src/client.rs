@@ -2,9 +2,10 @@
 //! A client: its pools, and what the host has settled for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::codec::Codec;
+use crate::dedup::{Dedup, Domain};
 use crate::error::StoreError;
 use crate::pool::{Pool, PoolStats};
 use crate::shared::SharedPools;
@@ -48,6 +49,8 @@ pub(crate) struct Account {
     compress: AtomicBool,
     exclusive: AtomicBool,
     pub(crate) frozen: AtomicBool,
+    /// With whom its persistent pages may share memory; unset: with nobody.
+    pub(crate) domain: OnceLock<Domain>,
 }
 
 impl Account {
@@ -59,6 +62,7 @@ impl Account {
             compress: AtomicBool::default(),
             exclusive: AtomicBool::default(),
             frozen: AtomicBool::new(false),
+            domain: OnceLock::new(),
         };
         account.settle(terms);
         account
@@ -171,6 +175,14 @@ impl Client {
     /// Settles anew what the client may have. Pages that it has are not touched.
     pub fn settle(&self, terms: Terms) {
         self.account.settle(terms);
+    }
+
+    /// Says with which pages the client's persistent ones may share memory. What is said first,
+    /// other than `Off`, holds as long as the store is open; pages that share already go on to.
+    pub fn set_dedup(&self, dedup: &Dedup) {
+        if let Some(domain) = Domain::new(dedup, &self.name, self.space.key) {
+            let _ = self.account.domain.set(domain);
+        }
     }
 
     /// The persistent pool that the host's own devices for this client use: found or created.

@@ -13,6 +13,8 @@ const LEVEL_MASK: u64 = 0b111;
 const FRAME_MASK: u64 = LINK_MASK & !0xfff;
 /// Bits of a node's entry that are neither tag, level, frame nor check.
 const NODE_UNUSED: u64 = 0xfc0;
+/// Bits of a shared page's entry that are neither tag, record nor check.
+const SHARED_UNUSED: u64 = 0x38;
 
 const _: () = assert!(MAX_MEMORY <= 1 << LINK_BITS);
 
@@ -22,6 +24,7 @@ const TAG_NODE: u64 = 3;
 const TAG_OBJECT: u64 = 4;
 const TAG_TRIE: u64 = 5;
 const TAG_POISON: u64 = 6;
+const TAG_SHARED: u64 = 7;
 
 /// Levels a radix tree can have: 9 bits each, for 32-bit indices.
 pub(crate) const MAX_LEVEL: u32 = 4;
@@ -43,6 +46,8 @@ pub(crate) enum Entry {
     Object(u64),
     /// A node of an object directory.
     Trie(u64),
+    /// A page whose block has other users: they share a record.
+    Shared(u64),
     /// Something that recovery found damaged: every page below answers with an error.
     Poison,
 }
@@ -63,6 +68,7 @@ impl Entry {
             }
             Self::Object(offset) => link(at, offset | TAG_OBJECT),
             Self::Trie(offset) => link(at, offset | TAG_TRIE),
+            Self::Shared(record) => link(at, record | TAG_SHARED),
             Self::Poison => TAG_POISON,
         }
     }
@@ -94,6 +100,7 @@ impl Entry {
             }
             TAG_OBJECT if linked => Self::Object(offset),
             TAG_TRIE if linked => Self::Trie(offset),
+            TAG_SHARED if linked && bits & SHARED_UNUSED == 0 => Self::Shared(offset),
             _ => Self::Poison,
         }
     }
@@ -132,6 +139,7 @@ mod tests {
             },
             Entry::Object(64),
             Entry::Trie(128),
+            Entry::Shared(0xff_ffff_ffc0),
             Entry::Poison,
         ];
         for entry in entries {
@@ -157,6 +165,7 @@ mod tests {
             Entry::Node { frame, level: 4 },
             Entry::Object(0x1_2345_6780),
             Entry::Trie(0xff_ffff_ff80),
+            Entry::Shared(0xff_ffff_ffc0),
         ] {
             let bits = entry.encode(AT);
             for bit in 0..u64::BITS {

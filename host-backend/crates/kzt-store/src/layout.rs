@@ -83,6 +83,36 @@ pub(crate) mod object {
     pub(crate) const BYTES: usize = 40;
 }
 
+/// What pages that share a block have between their entries and it.
+pub(crate) mod record {
+    /// The block's entry.
+    pub(crate) const ENTRY: u64 = 0;
+    /// Hash of the stored page, and check.
+    pub(crate) const HASH: u64 = 8;
+    /// Entries that lead here; recovery counts them.
+    pub(crate) const USERS: u64 = 16;
+    /// The trust domain: a word for its kind, then its name.
+    pub(crate) const DOMAIN: u64 = 24;
+    pub(crate) const DOMAIN_WORDS: usize = 5;
+    /// Bytes of a domain's name, padded with zeros.
+    pub(crate) const NAME_BYTES: usize = 32;
+    pub(crate) const BYTES: usize = 64;
+
+    /// Offsets of a record's words for its domain.
+    pub(crate) fn domain(record: u64) -> impl Iterator<Item = u64> {
+        (0..DOMAIN_WORDS as u64).map(move |word| record + DOMAIN + word * 8)
+    }
+
+    /// The word at `HASH`: the hash below, a check of it, the domain and the place above.
+    pub(crate) fn hash_word(record: u64, hash: u32, domain: &[u64; DOMAIN_WORDS]) -> u64 {
+        let start = crc32c::crc32c_append(hash, &record.to_ne_bytes());
+        let check = domain.iter().fold(start, |check, word| {
+            crc32c::crc32c_append(check, &word.to_ne_bytes())
+        });
+        u64::from(check) << u32::BITS | u64::from(hash)
+    }
+}
+
 /// A node of an object directory: 16 entries.
 pub(crate) mod trie {
     pub(crate) const ENTRIES: u64 = 16;
@@ -91,7 +121,7 @@ pub(crate) mod trie {
 
 /// Bytes before a block's payload: the location word and the check word.
 pub(crate) const HEADER: usize = 16;
-/// Offset of the check word: CRC-32C below, the raw page's hash (0: none) above.
+/// Offset of the check word: CRC-32C below, the stored page's hash (0: none) above.
 pub(crate) const CHECK: u64 = 8;
 
 /// Where blocks have their places. Those of a run of a size class are numbered from 0; the other
@@ -99,6 +129,11 @@ pub(crate) const CHECK: u64 = 8;
 pub(crate) mod place {
     /// A frame's first block; its last has the next number.
     pub(crate) const ZBUD: u32 = 512;
+}
+
+/// The hash in a check word.
+pub(crate) fn hash_of(check: u64) -> u32 {
+    (check >> u32::BITS) as u32
 }
 
 /// A block's location word: encoding, length, place in its run, back-reference.

@@ -6,7 +6,8 @@
 //!
 //! The index in the arena is the truth; everything on the heap is rebuilt from it. The heap is
 //! bounded: 24 bytes for each 4 KiB of `memory`, 12 for each 64 KiB, and at most 1 MiB for
-//! tables and pools; while recovering, another bit for each 4 KiB. Each [`Context`] adds 136
+//! tables and pools; another 32 for each 4 KiB where a client's pages may share memory; while
+//! recovering, another bit for each 4 KiB, and 8 bytes where pages do. Each [`Context`] adds 136
 //! KiB, and what zstd's contexts take where that codec is used.
 
 #![allow(
@@ -24,6 +25,7 @@ mod codec;
 mod compact;
 #[cfg(feature = "crash-points")]
 pub mod crash_points;
+mod dedup;
 mod directory;
 mod entry;
 mod error;
@@ -53,6 +55,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use client::{Client, ClientStats, PoolEntry, Terms};
 pub use codec::{Codec, Context, UnknownCodec, same_filled};
+pub use dedup::{Dedup, DomainName, UnknownDedup};
 pub use error::{GetError, OpenError, PutError, StoreError, UpdateError};
 pub use frames::Upkeep;
 pub use pam::{Allocator, UnknownAllocator};

@@ -30,46 +30,76 @@ impl Owners {
     }
 }
 
-/// A page in a block, its pool locked.
+/// A block that leads to its page or to a record, with what keeps both from changing.
 pub(crate) struct Owned<'a> {
     space: &'a Space,
-    state: &'a mut State,
+    /// The page's pool, locked; `None` for a record, whose shard is.
+    state: Option<&'a mut State>,
+    pub(crate) offset: u64,
     /// What the block holds, and the slot of its entry.
     pub(crate) location: Location,
 }
 
 impl Owned<'_> {
-    /// Swings the page's entry to `entry`, which holds `held`, and frees the block.
+    /// Swings the entry to `entry`, which holds `held`, and frees the block. Users of a record hold
+    /// what they did: they are charged in full for a page, wherever it is.
     pub(crate) fn replace(self, entry: Entry, held: Held) {
-        let at = self.location.slot;
-        let old = self.space.entry(at);
-        self.space.publish(at, old, entry);
-        self.state.held += held;
-        self.state.held -= self.space.release(old);
+        let old = Entry::Block(self.offset);
+        self.space.publish(self.location.slot, old, entry);
+        let freed = self.space.free_block(self.offset);
+        if let Some(state) = self.state {
+            state.held += held;
+            state.held -= freed;
+        }
     }
 }
 
 impl Space {
-    /// Calls `f` with the page that is in the block at `offset`, under its pool's lock; `None` if
-    /// there is none (yet, or any more), or the pool is busy.
+    /// Calls `f` with what is in the block at `offset`, under its owner's lock; `None` if there is
+    /// nothing (yet, or any more), or the owner is busy.
     ///
     /// Nothing that is read before the lock is held is believed: the block may be anybody's.
     pub(crate) fn with_owner<R>(&self, offset: u64, f: impl FnOnce(Owned<'_>) -> R) -> Option<R> {
         let slot = Location::decode(self.arena.load(offset))?.slot;
+        if self.frames.get(slot)?.owner().is_none() {
+            return self.with_record(slot, offset, |location| {
+                f(Owned {
+                    space: self,
+                    state: None,
+                    offset,
+                    location,
+                })
+            });
+        }
+        self.with_page(slot, |_, page| (page.offset == offset).then(|| f(page)))
+            .flatten()
+    }
+
+    /// Calls `f` with the page in a slot, if it has a block for itself, and its pool, which is
+    /// locked; `None` if there is none, or the pool is busy.
+    pub(crate) fn with_page<R>(
+        &self,
+        slot: u64,
+        f: impl FnOnce(&Pool, Owned<'_>) -> R,
+    ) -> Option<R> {
         let number = self.frames.get(slot)?.owner()?;
         let pool = self.owners.get(number)?;
         let mut state = pool.try_lock()?;
         // Entries in nodes of this pool change under its lock alone: if the node is the pool's and
-        // the entry leads here, the block is the page's until the lock is given back.
+        // the block names the slot, the block is the page's until the lock is given back.
+        if self.frames.get(slot)?.owner() != Some(number) {
+            return None;
+        }
+        let Entry::Block(offset) = self.entry(slot) else {
+            return None;
+        };
         let location = Location::decode(self.arena.load(offset))?;
-        let ours = location.slot == slot && self.frames.get(slot)?.owner() == Some(number);
-        let found = self.entry(slot);
-        (ours && found == Entry::Block(offset)).then(|| {
-            f(Owned {
-                space: self,
-                state: &mut state,
-                location,
-            })
-        })
+        let page = Owned {
+            space: self,
+            state: Some(&mut state),
+            offset,
+            location,
+        };
+        (location.slot == slot).then(|| f(&pool, page))
     }
 }

@@ -126,7 +126,7 @@ impl Pams {
         }
     }
 
-    /// A block for a small part of the index.
+    /// A block for a small part of the index, or for what is no single pool's.
     pub(crate) fn allocate(&self, bytes: usize) -> Option<Block> {
         self.zsmalloc.allocate(0, bytes)
     }
@@ -152,7 +152,7 @@ impl Pams {
         self.zsmalloc.compact(need, move_to)
     }
 
-    /// Recovery: takes a small part of the index.
+    /// Recovery: takes what [`allocate`](Self::allocate) has returned.
     pub(crate) fn claim(&self, block: Block, bytes: usize, present: &dyn Fn(u32) -> bool) -> bool {
         self.zsmalloc.claim(0, block, bytes, present)
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crate::client::Account;
 use crate::codec::{self, Codec, Context, Encoding};
+use crate::dedup::{Domain, Payload};
 use crate::directory::Found;
 use crate::entry::Entry;
 use crate::error::{GetError, PutError, StoreError, UpdateError};
@@ -84,6 +85,13 @@ enum Stored {
     Inline(u32),
     Block {
         block: Block,
+        encoding: Encoding,
+        len: usize,
+        hash: u32,
+    },
+    /// A use of a record.
+    Shared {
+        record: u64,
         encoding: Encoding,
         len: usize,
     },
@@ -404,6 +412,15 @@ impl Pool {
         }
     }
 
+    /// With whom its pages may share memory. Ephemeral ones share with nobody: they leave by whole
+    /// frames, whoever else used what is in them.
+    pub(crate) fn domain(&self) -> Option<&Domain> {
+        match self.kind {
+            Kind::Persistent => self.account.domain.get(),
+            Kind::Ephemeral | Kind::Shared => None,
+        }
+    }
+
     pub(crate) fn held(&self) -> Held {
         self.lock().held
     }
@@ -493,28 +510,35 @@ impl Pool {
             }
             None => cx.encode(codec, page),
         };
-        let block = self
-            .space
-            .pam
-            .allocate_page(layout::pool::number(self.slot), HEADER + payload.len())?;
-        let checksum = Location::checksum(encoding, payload);
-        self.space
-            .arena
-            .store(block.offset + layout::CHECK, u64::from(checksum));
-        self.space
-            .arena
-            .write(block.offset + HEADER as u64, payload);
+        let domain = self.domain();
+        let payload = Payload::new(encoding, payload, domain);
+        let len = payload.bytes.len();
+        if let Some(record) = domain.and_then(|domain| self.space.share(domain, payload)) {
+            return Some(Stored::Shared {
+                record,
+                encoding,
+                len,
+            });
+        }
+        let number = layout::pool::number(self.slot);
+        let block = self.space.pam.allocate_page(number, HEADER + len)?;
+        self.space.write_block(block, payload);
         Some(Stored::Block {
             block,
             encoding,
-            len: payload.len(),
+            len,
+            hash: payload.hash(),
         })
     }
 
     /// Frees what `store` wrote.
     fn discard(&self, stored: &Stored) {
-        if let Stored::Block { block, .. } = stored {
-            self.space.pam.free(block.offset);
+        match stored {
+            Stored::Inline(_) => {}
+            Stored::Block { block, .. } => self.space.pam.free(block.offset),
+            Stored::Shared { record, .. } => {
+                self.space.unshare(*record);
+            }
         }
     }
 
@@ -533,10 +557,16 @@ impl Pool {
         };
         let (entry, added) = match *stored {
             Stored::Inline(word) => (Entry::Pattern(word), Held::INLINE),
+            Stored::Shared {
+                record,
+                encoding,
+                len,
+            } => (Entry::Shared(record), Held::payload(encoding, len)),
             Stored::Block {
                 block,
                 encoding,
                 len,
+                ..
             } => {
                 let location = Location {
                     encoding,
@@ -552,6 +582,9 @@ impl Pool {
         self.space.publish(at, old, entry);
         state.held += added;
         state.held -= self.space.release(old);
+        if let &Stored::Block { hash, .. } = stored {
+            self.space.add_hint(hash, at);
+        }
         Some(())
     }
 
@@ -613,18 +646,29 @@ impl Pool {
                 let location = Location::decode(self.space.arena.load(offset))
                     .filter(|location| location.slot == at)
                     .ok_or(GetError::Corrupt)?;
-                // The upper half has room for a hash of the raw page.
-                let checksum = self.space.arena.load(offset + layout::CHECK) as u32;
-                let payload = cx.payload_mut(location.len.next_multiple_of(8));
-                self.space.arena.read(offset + HEADER as u64, payload);
-                let Location { encoding, len, .. } = location;
-                Ok(Fetched::Payload {
-                    encoding,
-                    len,
-                    checksum,
-                })
+                Ok(self.copy_out(cx, offset, location))
             }
+            Entry::Shared(record) => self
+                .space
+                .with_shared(record, |offset, location| {
+                    self.copy_out(cx, offset, location)
+                })
+                .ok_or(GetError::Corrupt),
             _ => Err(GetError::Corrupt),
+        }
+    }
+
+    /// Copies a block's payload into the context.
+    fn copy_out(&self, cx: &mut Context, offset: u64, location: Location) -> Fetched {
+        let Location { encoding, len, .. } = location;
+        let payload = cx.payload_mut(len.next_multiple_of(8));
+        self.space.arena.read(offset + HEADER as u64, payload);
+        // The upper half may have a hash of the page.
+        let checksum = self.space.arena.load(offset + layout::CHECK) as u32;
+        Fetched::Payload {
+            encoding,
+            len,
+            checksum,
         }
     }
 

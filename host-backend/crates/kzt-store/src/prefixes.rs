@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::arena::journal;
 use crate::layout::EXTENT;
-use crate::{Allocator, Config, Context, ObjectId, PAGE_SIZE, Page, PutError, Store};
+use crate::{Allocator, Config, Context, Dedup, ObjectId, PAGE_SIZE, Page, PutError, Store};
 
 const MIB: u64 = 1 << 20;
 const CLIENTS: [&str; 2] = ["a", "b"];
@@ -43,7 +43,8 @@ impl Random {
         (self.0 >> 33) % bound
     }
 
-    fn op(&mut self) -> Op {
+    /// An operation; puts are of so many different pages.
+    fn op(&mut self, contents: u64) -> Op {
         let index = INDICES[self.below(INDICES.len() as u64) as usize];
         let key = (self.below(2) as usize, self.below(OBJECTS), index);
         match self.below(25) {
@@ -51,7 +52,7 @@ impl Random {
             0 => Op::Destroy(key.0),
             1 => Op::FlushObject(key.0, key.1),
             2..7 => Op::FlushRange(key, 1 + self.below(600) as u32),
-            _ => Op::Put(key, self.below(1 << 20)),
+            _ => Op::Put(key, self.below(contents)),
         }
     }
 }
@@ -71,10 +72,11 @@ impl Op {
     }
 
     /// Carries it out and changes `pages` alike; whether it was refused.
-    fn carry_out(self, store: &Store, cx: &mut Context, pages: &mut Pages) -> bool {
+    fn carry_out(self, store: &Store, dedup: &Dedup, cx: &mut Context, pages: &mut Pages) -> bool {
         let mut put = None;
         match self {
             Self::Put((client, object, index), seed) => {
+                store.client(CLIENTS[client]).unwrap().set_dedup(dedup);
                 let pool = store.open_pool(CLIENTS[client]).unwrap();
                 let done = pool.put(cx, id(object), index, &page(seed));
                 put = Some(done.map(|()| seed));
@@ -215,8 +217,11 @@ impl Killed {
     }
 }
 
-/// Carries `ops` operations out in an arena with room for `spare` raw pages, if that is given.
-fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator) {
+/// Carries `ops` operations out in an arena with room for `spare` raw pages, if that is given. Where
+/// pages may share a block, there are few different ones, so that they do.
+fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator, dedup: &str) {
+    let dedup: Dedup = dedup.parse().unwrap();
+    let contents = if dedup == Dedup::Off { 1 << 20 } else { 24 };
     let live = Arena::new(&format!("{name}-live"));
     let mut killed = Killed {
         words: vec![0; (MIB / 8) as usize],
@@ -238,10 +243,10 @@ fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator) 
     let mut pages = Pages::new();
     let mut refused = 0;
     for _ in 0..ops {
-        let op = random.op();
+        let op = random.op(contents);
         let context = format!("{op:?}");
         let old = pages.clone();
-        refused += u32::from(op.carry_out(&store, &mut cx, &mut pages));
+        refused += u32::from(op.carry_out(&store, &dedup, &mut cx, &mut pages));
         let stores = journal::take();
         if let Op::Put(key, _) = op {
             killed.known.insert(key);
@@ -275,15 +280,36 @@ fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator) 
 
 #[test]
 fn recovery_is_right_after_every_store() {
-    every_prefix("room", 150, None, Allocator::Zsmalloc);
+    every_prefix("room", 150, None, Allocator::Zsmalloc, "off");
 }
 
 #[test]
 fn recovery_is_right_after_every_store_where_memory_is_short() {
-    every_prefix("short", 150, Some(30), Allocator::Zsmalloc);
+    every_prefix("short", 150, Some(30), Allocator::Zsmalloc, "off");
 }
 
 #[test]
 fn recovery_is_right_after_every_store_of_buddies() {
-    every_prefix("zbud", 150, None, Allocator::Zbud);
+    every_prefix("zbud", 150, None, Allocator::Zbud, "off");
+}
+
+#[test]
+fn recovery_is_right_after_every_store_where_pages_share() {
+    every_prefix("shared", 150, None, Allocator::Zsmalloc, "domain:x");
+}
+
+#[test]
+fn recovery_is_right_after_every_store_where_pages_share_short_memory() {
+    every_prefix(
+        "shared-short",
+        150,
+        Some(10),
+        Allocator::Zsmalloc,
+        "domain:x",
+    );
+}
+
+#[test]
+fn recovery_is_right_after_every_store_where_buddies_become_shared() {
+    every_prefix("shared-zbud", 150, None, Allocator::Zbud, "domain:x");
 }

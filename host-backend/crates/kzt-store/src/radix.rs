@@ -227,10 +227,10 @@ impl Space {
             Entry::Empty | Entry::Poison => Held::default(),
             Entry::Pattern { .. } => Held::INLINE,
             Entry::Block(offset) => {
-                let location = Location::decode(self.arena.load(offset));
-                self.pam.free(offset);
-                location.map_or_else(Held::default, Held::block)
+                self.remove_hint(offset);
+                self.free_block(offset)
             }
+            Entry::Shared(record) => self.unshare(record),
             Entry::Node { frame, .. } => {
                 let mut freed = Held::index(FRAME);
                 for number in 0..ENTRIES {
@@ -256,6 +256,13 @@ impl Space {
                 freed
             }
         }
+    }
+
+    /// Frees a block that nothing leads to any more; what it held.
+    pub(crate) fn free_block(&self, offset: u64) -> Held {
+        let location = Location::decode(self.arena.load(offset));
+        self.pam.free(offset);
+        location.map_or_else(Held::default, Held::block)
     }
 
     /// Calls `f` with runs of pages that are all there, or all not, over `first..=last`, in

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::ObjectId;
 use crate::entry::Entry;
 use crate::layout::pool::Number as PoolNumber;
-use crate::layout::{EXTENT, FRAME, HEADER, Location, object, pool, trie};
+use crate::layout::{CHECK, EXTENT, FRAME, HEADER, Location, hash_of, object, pool, record, trie};
 use crate::pam::Block;
 use crate::radix::ENTRIES;
 use crate::space::{Held, Path, Space};
@@ -54,6 +54,8 @@ pub(crate) struct Recoverer<'a> {
     pub(crate) held: Held,
     /// Entries that were damaged.
     pub(crate) dropped: u64,
+    /// Records found so far, a bit for each 64 bytes of a frame; empty as long as there is none.
+    records: Vec<u64>,
     /// Parts of the index that hold nothing and are in no slot any more: to be released when
     /// the allocators have settled.
     pub(crate) unlinked: Vec<Entry>,
@@ -67,6 +69,7 @@ impl<'a> Recoverer<'a> {
             number: 0,
             held: Held::default(),
             dropped: 0,
+            records: Vec::new(),
             unlinked: Vec::new(),
         }
     }
@@ -195,7 +198,22 @@ impl<'a> Recoverer<'a> {
                 true
             }
             Entry::Block(offset) => {
-                let Some(location) = self.block(at, offset) else {
+                let claim = |block, bytes| {
+                    let present = |frame| self.present.has(frame);
+                    self.space
+                        .pam
+                        .claim_page(self.number, block, bytes, &present)
+                };
+                let Some(location) = self.block(at, offset, claim) else {
+                    return self.poison(at);
+                };
+                self.space
+                    .add_hint(hash_of(self.space.arena.load(offset + CHECK)), at);
+                self.held += Held::block(location);
+                true
+            }
+            Entry::Shared(record) => {
+                let Some(location) = self.shared(record) else {
                     return self.poison(at);
                 };
                 self.held += Held::block(location);
@@ -205,8 +223,48 @@ impl<'a> Recoverer<'a> {
         }
     }
 
+    /// Takes a record, and its block with the first entry that leads to it; what the block holds.
+    fn shared(&mut self, record: u64) -> Option<Location> {
+        if !self.readable(record, record::BYTES) {
+            return None;
+        }
+        self.records.resize(self.space.frames.count() as usize, 0);
+        let bit = 1 << (record % FRAME / record::BYTES as u64);
+        let frame = (record / FRAME) as usize;
+        if self.records.get(frame).is_some_and(|bits| bits & bit != 0) {
+            let (_, location) = self.space.record_block(record)?;
+            self.space.add_user(record, location.len);
+            return Some(location);
+        }
+        let hash = self.space.record_hash(record)?;
+        let Entry::Block(offset) = self.load(record + record::ENTRY) else {
+            return None;
+        };
+        let claim = |block, bytes| {
+            let present = |frame| self.present.has(frame);
+            self.space.pam.claim(block, bytes, &present)
+        };
+        let location = self.block(record, offset, claim)?;
+        if hash_of(self.space.arena.load(offset + CHECK)) != hash
+            || !self.small(record, record::BYTES)
+        {
+            self.unlinked.push(Entry::Block(offset));
+            return None;
+        }
+        if let Some(bits) = self.records.get_mut(frame) {
+            *bits |= bit;
+        }
+        self.space.adopt(record, hash);
+        Some(location)
+    }
+
     /// Takes the block at `offset` for the entry at `at`, if it is that entry's.
-    fn block(&self, at: u64, offset: u64) -> Option<Location> {
+    fn block(
+        &self,
+        at: u64,
+        offset: u64,
+        claim: impl FnOnce(Block, usize) -> bool,
+    ) -> Option<Location> {
         if !self.readable(offset, HEADER) {
             return None;
         }
@@ -215,12 +273,6 @@ impl<'a> Recoverer<'a> {
             offset,
             place: location.place,
         };
-        let bytes = HEADER + location.len;
-        let claimed = location.slot == at
-            && self
-                .space
-                .pam
-                .claim_page(self.number, block, bytes, &|f| self.present.has(f));
-        claimed.then_some(location)
+        (location.slot == at && claim(block, HEADER + location.len)).then_some(location)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::ObjectId;
 use crate::arena::Arena;
 use crate::codec::{Codec, Encoding};
+use crate::dedup::Sharing;
 use crate::entry::Entry;
 use crate::frames::Frames;
 use crate::layout::{self, HEADER, Location};
@@ -22,6 +23,7 @@ pub(crate) struct Space {
     pub(crate) owners: Owners,
     /// How pages are compressed from now on.
     pub(crate) codec: Codec,
+    pub(crate) sharing: Sharing,
     /// Random per arena: clients can't foresee where an object's id leads in the directory.
     pub(crate) key: [u64; 3],
 }
@@ -116,12 +118,17 @@ impl Held {
 
     /// A page in a block.
     pub(crate) fn block(location: Location) -> Self {
+        Self::payload(location.encoding, location.len)
+    }
+
+    /// A page in a block with that payload.
+    pub(crate) fn payload(encoding: Encoding, len: usize) -> Self {
         Self {
             pages: 1,
-            same_filled: u64::from(location.encoding == Encoding::Pattern),
-            raw: u64::from(location.encoding == Encoding::Raw),
+            same_filled: u64::from(encoding == Encoding::Pattern),
+            raw: u64::from(encoding == Encoding::Raw),
             blocks: 1,
-            payload: location.len as u64,
+            payload: len as u64,
             index: 0,
         }
     }

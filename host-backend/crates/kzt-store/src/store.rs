@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use crate::arena::ArenaFile;
 use crate::client::Client;
 use crate::codec::Codec;
+use crate::dedup::Sharing;
 use crate::error::{OpenError, StoreError};
 use crate::frames::{Frames, Upkeep};
 use crate::header::{boot_id, format, inspect};
-use crate::layout::{self, EXTENT, FRAME, HEADER, header, pool};
+use crate::layout::{self, EXTENT, FRAME, HEADER, header, pool, record};
 use crate::lock;
 use crate::owner::Owners;
 use crate::pam::{Allocator, Need, Pams};
@@ -95,6 +96,10 @@ pub struct Usage {
     pub spare: u64,
     /// Pages stored.
     pub pages: u64,
+    /// Pages of these whose bytes another page's block holds.
+    pub duplicates: u64,
+    /// What their own blocks would take, headers included. Clients are charged for it all the same.
+    pub deduplicated: u64,
 }
 
 /// An open arena. Dropping it, and every pool opened from it, unlocks the file.
@@ -165,6 +170,7 @@ impl Store {
             pam,
             table: Table::new(Arc::clone(&arena)),
             owners: Owners::new(),
+            sharing: Sharing::new(memory),
             codec: *codec,
             key,
             arena,
@@ -339,15 +345,22 @@ impl Store {
         }
         let used = self.space.frames.in_use() * FRAME + EXTENT;
         let allocated = self.space.arena.allocated()?;
-        let meta = held.index + held.blocks * HEADER as u64 + EXTENT;
+        let saved = self.space.sharing.saved();
+        // A put under way has its use of a block before its pool has the page.
+        let data = held.payload.saturating_sub(saved.payload);
+        let blocks = held.blocks.saturating_sub(saved.blocks);
+        let records = saved.records * record::BYTES as u64;
+        let meta = held.index + blocks * HEADER as u64 + records + EXTENT;
         Ok(Usage {
             limit: self.memory,
             allocated,
-            data: held.payload,
+            data,
             meta,
-            fragmentation: used.saturating_sub(held.payload + meta),
+            fragmentation: used.saturating_sub(data + meta),
             spare: allocated.saturating_sub(used),
             pages: held.pages,
+            duplicates: saved.blocks,
+            deduplicated: saved.payload + saved.blocks * HEADER as u64,
         })
     }
 

@@ -30,7 +30,20 @@ type Pages = HashMap<(usize, usize, u32), u64>;
 /// The content of an arena with pages of every kind, and what it holds.
 fn sample() -> &'static (Vec<u8>, Pages) {
     static SAMPLE: OnceLock<(Vec<u8>, Pages)> = OnceLock::new();
-    SAMPLE.get_or_init(make_sample)
+    SAMPLE.get_or_init(|| make_sample(u64::MAX))
+}
+
+/// One in which many pages share a block.
+fn shared_sample() -> &'static (Vec<u8>, Pages) {
+    static SAMPLE: OnceLock<(Vec<u8>, Pages)> = OnceLock::new();
+    SAMPLE.get_or_init(|| make_sample(200))
+}
+
+fn share(store: &Store) {
+    for client in CLIENTS {
+        let dedup = "domain:x".parse().unwrap();
+        store.client(client).unwrap().set_dedup(&dedup);
+    }
 }
 
 /// Makes the file that content, with a hole at its end.
@@ -45,7 +58,7 @@ fn write(arena: &ArenaPath, bytes: &[u8]) {
         .unwrap();
 }
 
-fn make_sample() -> (Vec<u8>, Pages) {
+fn make_sample(contents: u64) -> (Vec<u8>, Pages) {
     let arena = ArenaPath::new();
     let mut pages = HashMap::new();
     let mut random = Random(5);
@@ -57,11 +70,14 @@ fn make_sample() -> (Vec<u8>, Pages) {
             ..Config::new(arena.path(), 4 * MIB)
         })
         .unwrap();
+        if contents < u64::MAX {
+            share(&store);
+        }
         let pool = store.open_pool(client).unwrap();
         for (o, object) in OBJECTS.into_iter().enumerate() {
             for i in 0..124 {
                 let index = if i < 120 { i } else { random.next() as u32 };
-                let seed = random.next();
+                let seed = random.below(contents);
                 pool.put(&mut cx, object, index, &page(seed)).unwrap();
                 pages.insert((c, o, index), seed);
             }
@@ -98,6 +114,7 @@ fn survive(config: &Config, pages: &Pages) {
     // The first recovery has settled all there was to settle.
     let (store, again) = Store::open(config).unwrap();
     assert_eq!((again.dropped, again.pages), (0, recovery.pages));
+    share(&store);
     let mut random = Random(recovery.pages);
     for &(c, o, index) in pages.keys() {
         let pool = store.open_pool(CLIENTS[c]).unwrap();
@@ -185,9 +202,10 @@ proptest! {
     #[test]
     fn damage_is_met_with_errors_never_wrong_pages(
         damages in proptest::collection::vec((any::<bool>(), damage()), 1..12),
+        shared in any::<bool>(),
     ) {
         let arena = ArenaPath::new();
-        let (bytes, pages) = sample();
+        let (bytes, pages) = if shared { shared_sample() } else { sample() };
         write(&arena, bytes);
         let frames = index_frames(bytes);
         let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
@@ -220,15 +238,29 @@ proptest! {
 /// A flipped bit in a page's payload, header or entry.
 #[test]
 fn each_damaged_page_is_reported_and_the_others_are_right() {
+    flip_bits(sample());
+}
+
+#[test]
+fn each_damaged_shared_page_is_reported_and_the_others_are_right() {
+    flip_bits(shared_sample());
+}
+
+fn flip_bits((bytes, pages): &(Vec<u8>, Pages)) {
     let arena = ArenaPath::new();
-    let (bytes, pages) = sample();
     write(&arena, bytes);
     let mut random = Random(1);
     let mut met = 0;
     let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
-    for _ in 0..60 {
+    let is_zero = |at: u64| bytes[at as usize / 8 * 8..][..8] == [0; 8];
+    for flip in 0..60 {
         let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
-        let at = 65_536 + random.below(used - 65_536);
+        let mut anywhere = || 65_536 + random.below(used - 65_536);
+        let mut at = anywhere();
+        // Every other one where something is or was.
+        while flip % 2 == 0 && is_zero(at) {
+            at = anywhere();
+        }
         let byte = bytes[at as usize] ^ 1 << random.below(8);
         file.write_all_at(&[byte], at).unwrap();
         let (store, recovery) = arena.open(4 * MIB);
@@ -245,9 +277,7 @@ fn each_damaged_page_is_reported_and_the_others_are_right() {
                 Err(_) => corrupt += 1,
             }
         }
-        assert!(
-            recovery.dropped == 0 || corrupt > 0 || bytes[at as usize / 8 * 8..][..8] == [0; 8]
-        );
+        assert!(recovery.dropped == 0 || corrupt > 0 || is_zero(at));
         met += u64::from(corrupt > 0);
         drop(store);
         drop(file);
@@ -282,6 +312,105 @@ fn a_copied_entry_costs_only_the_page_it_was_copied_over() {
         });
         assert_eq!(right.count(), pages.len() - 1);
     }
+}
+
+/// Leaf entries that lead to a record: (slot, record).
+fn shared_entries(bytes: &[u8]) -> Vec<(u64, u64)> {
+    let word = |offset: u64| u64::from_ne_bytes(*bytes[offset as usize..].first_chunk().unwrap());
+    let records: Vec<u64> = block_entries(bytes)
+        .into_iter()
+        .map(|(slot, _)| slot)
+        .filter(|slot| slot % 64 == 0 && word(slot + 24) == 2)
+        .collect();
+    (65_536..bytes.len() as u64)
+        .step_by(8)
+        .filter_map(|slot| {
+            let record = word(slot) & 0xff_ffff_fff8;
+            (word(slot) & 7 == 7 && records.contains(&record)).then_some((slot, record))
+        })
+        .collect()
+}
+
+/// How many pages answer as they should, and how many with an error, which are all others.
+fn answers(store: &Store, pages: &Pages) -> (usize, usize) {
+    let mut cx = Context::new();
+    let mut out = [0; PAGE_SIZE];
+    let right = pages.iter().filter(|&(&(c, o, index), &seed)| {
+        let pool = store.open_pool(CLIENTS[c]).unwrap();
+        match pool.get(&mut cx, OBJECTS[o], index, &mut out) {
+            Ok(found) => {
+                assert!(found && out == page(seed));
+                true
+            }
+            Err(error) => {
+                assert_eq!(error, GetError::Corrupt);
+                false
+            }
+        }
+    });
+    let right = right.count();
+    (right, pages.len() - right)
+}
+
+/// The block names its record, not its users: their entries are guarded by their own check.
+#[test]
+fn a_copied_shared_entry_costs_only_the_page_it_was_copied_over() {
+    let (bytes, pages) = shared_sample();
+    let entries = shared_entries(bytes);
+    let (first, last) = (entries[0], entries[entries.len() - 1]);
+    assert_ne!(first.1, last.1);
+    for (to, from) in [(first, last), (last, first)] {
+        let arena = ArenaPath::new();
+        write(&arena, bytes);
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        let entry = &bytes[from.0 as usize..][..8];
+        file.write_all_at(entry, to.0).unwrap();
+        let (store, recovery) = arena.open(4 * MIB);
+        assert_eq!(recovery.dropped, 1);
+        assert_eq!(answers(&store, pages), (pages.len() - 1, 1));
+        survive(&arena.config(4 * MIB, Codec::Lzo), pages);
+    }
+}
+
+/// A record that leads to another one's block, or is not what it was, costs its own users.
+#[test]
+fn a_damaged_record_costs_its_users() {
+    let (bytes, pages) = shared_sample();
+    let entries = shared_entries(bytes);
+    let (record, other) = (entries[0].1, entries[entries.len() - 1].1);
+    let users = entries.iter().filter(|entry| entry.1 == record).count();
+    assert!(users > 1);
+    let another = bytes[other as usize..][..8].to_vec();
+    let flipped = |at: u64| vec![bytes[(record + at) as usize] ^ 1];
+    let damages = [
+        (0, another),
+        (0, vec![0; 8]),
+        (8, flipped(8)),
+        (12, flipped(12)),
+        (24, flipped(24)),
+        (32, flipped(32)),
+    ];
+    for (at, damage) in damages {
+        let arena = ArenaPath::new();
+        write(&arena, bytes);
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        file.write_all_at(&damage, record + at).unwrap();
+        let (store, recovery) = arena.open(4 * MIB);
+        assert_eq!(recovery.dropped, users as u64, "byte {at}");
+        assert_eq!(answers(&store, pages), (pages.len() - users, users));
+        drop(store);
+        survive(&arena.config(4 * MIB, Codec::Lzo), pages);
+    }
+    // The count is not believed.
+    let arena = ArenaPath::new();
+    write(&arena, bytes);
+    let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+    file.write_all_at(&[0xff; 8], record + 16).unwrap();
+    let (store, recovery) = arena.open(4 * MIB);
+    assert_eq!(recovery.dropped, 0);
+    assert_eq!(answers(&store, pages), (pages.len(), 0));
+    drop(store);
+    survive(&arena.config(4 * MIB, Codec::Lzo), pages);
 }
 
 /// What a put leaves that was killed after it made its nodes and before it published its page.

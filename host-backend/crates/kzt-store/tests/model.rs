@@ -12,11 +12,12 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use common::{ArenaPath, MIB, Random, page};
 use kzt_store::{
-    Allocator, Codec, Config, Context, ObjectId, PAGE_SIZE, Pool, PutError, Store, UpdateError,
+    Allocator, Codec, Config, Context, Dedup, ObjectId, PAGE_SIZE, Pool, PutError, Store,
+    UpdateError,
 };
 use proptest::prelude::*;
 
@@ -87,7 +88,9 @@ fn allocator() -> impl Strategy<Value = Allocator> {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        30 => (key(), any::<u64>()).prop_map(|(key, seed)| Op::Put { key, seed }),
+        15 => (key(), any::<u64>()).prop_map(|(key, seed)| Op::Put { key, seed }),
+        // Of few contents: some share a block.
+        15 => (key(), 0_u64..40).prop_map(|(key, seed)| Op::Put { key, seed }),
         10 => key().prop_map(|key| Op::Get { key }),
         4 => (key(), 0_u16..4096, any::<u8>())
             .prop_map(|(key, offset, byte)| Op::Update { key, offset, byte }),
@@ -100,11 +103,17 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn dedup() -> impl Strategy<Value = Dedup> {
+    proptest::sample::select(vec!["off", "client", "domain:x", "domain:y"])
+        .prop_map(|dedup| dedup.parse().unwrap())
+}
+
 type Model = HashMap<Key, [u8; PAGE_SIZE]>;
 
 struct Pair {
     store: Option<Store>,
     config: Config,
+    dedups: [Dedup; 3],
     model: Model,
     cx: Context,
 }
@@ -115,7 +124,10 @@ impl Pair {
     }
 
     fn pool(&self, client: u8) -> std::sync::Arc<Pool> {
-        self.store().open_pool(&format!("client-{client}")).unwrap()
+        let name = format!("client-{client}");
+        let dedup = &self.dedups[usize::from(client)];
+        self.store().client(&name).unwrap().set_dedup(dedup);
+        self.store().open_pool(&name).unwrap()
     }
 
     fn apply(&mut self, op: &Op) {
@@ -234,7 +246,24 @@ impl Pair {
                 assert_eq!(present, expected);
             }
         }
-        assert_eq!(self.store().usage().unwrap().pages, keys.len() as u64);
+        let usage = self.store().usage().unwrap();
+        assert_eq!(usage.pages, keys.len() as u64);
+        assert!(usage.duplicates <= self.duplicates());
+    }
+
+    /// Pages that another one of their domain is like.
+    fn duplicates(&self) -> u64 {
+        let domain = |client: u8| match &self.dedups[usize::from(client)] {
+            Dedup::Off => None,
+            Dedup::Client => Some(client.to_string()),
+            dedup @ Dedup::Domain(_) => Some(dedup.to_string()),
+        };
+        let pages = self
+            .model
+            .iter()
+            .filter_map(|(key, page)| Some((domain(key.client)?, page)));
+        let all = pages.clone().count();
+        (all - pages.collect::<HashSet<_>>().len()) as u64
     }
 }
 
@@ -246,12 +275,19 @@ proptest! {
         ops in proptest::collection::vec(op(), 1..2000),
         codec in prop_oneof![Just(Codec::Lzo), Just(Codec::Lz4), Just(Codec::None)],
         allocator in allocator(),
+        dedups in proptest::array::uniform3(dedup()),
     ) {
         let arena = ArenaPath::new();
         // Small enough for the limit to be met often.
         let config = Config { persistent: allocator, ..arena.config(MIB, codec) };
         let store = Some(Store::open(&config).unwrap().0);
-        let mut pair = Pair { store, config, model: HashMap::new(), cx: Context::new() };
+        let mut pair = Pair {
+            store,
+            config,
+            dedups,
+            model: HashMap::new(),
+            cx: Context::new(),
+        };
         for op in &ops {
             pair.apply(op);
         }
@@ -270,8 +306,22 @@ proptest! {
 /// last is what it gets, whatever the others do.
 #[test]
 fn threads_do_not_disturb_each_other() {
+    threads("off", u64::MAX);
+}
+
+/// Nor if their pages share blocks, which all of them take, give back and move.
+#[test]
+fn threads_that_share_do_not_disturb_each_other() {
+    threads("domain:x", 40);
+}
+
+fn threads(dedup: &str, contents: u64) {
     let arena = ArenaPath::new();
     let (store, _) = arena.open(16 * MIB);
+    for client in ["shared", "own"] {
+        let dedup = dedup.parse().unwrap();
+        store.client(client).unwrap().set_dedup(&dedup);
+    }
     std::thread::scope(|scope| {
         for thread in 0..4_u32 {
             let store = &store;
@@ -288,7 +338,7 @@ fn threads_do_not_disturb_each_other() {
                     let index = random.below(400) as u32 * 3 + thread % 3;
                     match random.below(10) {
                         0..5 => {
-                            let seed = random.next();
+                            let seed = random.below(contents);
                             pool.put(&mut cx, object, index, &page(seed)).unwrap();
                             model.insert(index, seed);
                         }
@@ -322,7 +372,20 @@ fn threads_do_not_disturb_each_other() {
     drop((shared, own, store));
     let (store, recovery) = arena.open(16 * MIB);
     assert_eq!(recovery.pages, before.0 + before.1);
-    assert_eq!(store.usage().unwrap().data, before.2.data);
+    let usage = store.usage().unwrap();
+    assert_eq!(
+        (usage.data, usage.meta, usage.duplicates),
+        (before.2.data, before.2.meta, before.2.duplicates)
+    );
+    assert_eq!(usage.duplicates > 0, contents < u64::MAX);
+    for client in ["shared", "own"] {
+        store.destroy_pool(client).unwrap();
+    }
+    let usage = store.usage().unwrap();
+    assert_eq!(
+        (usage.data, usage.fragmentation, usage.meta),
+        (0, 0, 64 * 1024)
+    );
 }
 
 /// A counter in a page, counted up by several threads: no count is lost.
@@ -369,8 +432,11 @@ fn pools_come_and_go_in_parallel() {
                     let Ok(pool) = store.open_pool(&name) else {
                         continue;
                     };
+                    let dedup = "domain:x".parse().unwrap();
+                    store.client(&name).unwrap().set_dedup(&dedup);
                     for index in 0..20 {
-                        let put = pool.put(&mut cx, ObjectId([0; 3]), index, &page(random.next()));
+                        let seed = random.below(100);
+                        let put = pool.put(&mut cx, ObjectId([0; 3]), index, &page(seed));
                         assert!(matches!(put, Ok(()) | Err(PutError::NoDevice)));
                     }
                     if random.below(2) == 0 {

@@ -55,10 +55,15 @@ impl Op {
                 index,
                 count: 1 + random.below(RANGE),
             },
-            _ => Self::Put {
+            // Half the pages are of few contents, so that many share a block.
+            op => Self::Put {
                 object,
                 index,
-                seed: random.next(),
+                seed: if op % 2 == 0 {
+                    random.next()
+                } else {
+                    random.below(60)
+                },
             },
         }
     }
@@ -173,6 +178,8 @@ fn work_alone(store: &Store, socket: &Mutex<UnixStream>, thread: u64, work: Work
 
 fn apply(store: &Store, cx: &mut Context, thread: u64, op: Op) -> Outcome {
     let pool = store.open_pool(&client(thread)).unwrap();
+    let dedup = "domain:x".parse().unwrap();
+    store.client(&client(thread)).unwrap().set_dedup(&dedup);
     match op {
         Op::Put {
             object,
