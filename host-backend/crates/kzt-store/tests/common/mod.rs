@@ -5,6 +5,8 @@
 
 pub(crate) mod victim;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -39,6 +41,17 @@ impl ArenaPath {
 
     pub(crate) fn open(&self, memory: u64) -> (Store, Recovery) {
         Store::open(&Config::new(&self.0, memory)).unwrap()
+    }
+}
+
+impl ArenaPath {
+    /// Changes a byte of the payload of the only page that is in a block.
+    pub(crate) fn damage_the_only_block(&self) {
+        let [(_, block)] = block_entries(&std::fs::read(self.path()).unwrap())[..] else {
+            panic!("there is one block");
+        };
+        let file = File::options().write(true).open(self.path()).unwrap();
+        file.write_all_at(b"damage", block + 20).unwrap();
     }
 }
 
