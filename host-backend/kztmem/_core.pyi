@@ -13,6 +13,7 @@ __all__ = [
     "ArenaBusyError",
     "ArenaFormatError",
     "ArenaSpaceError",
+    "Client",
     "ClientExistsError",
     "CorruptPageError",
     "NoClientError",
@@ -88,6 +89,27 @@ class PoolStats(TypedDict):
     same_filled_pages: int
     raw_pages: int
     counters: Counters
+
+@type_check_only
+class TmemPool(PoolStats):
+    """One of a tmem client's pools."""
+
+    id: int | None
+    """None for the one that the host's own devices use."""
+    kind: Literal["persistent", "ephemeral", "shared"]
+    uuid: tuple[int, int]
+
+@type_check_only
+class TmemClient(TypedDict):
+    """A tmem client's terms, state and pools."""
+
+    name: str
+    weight: int
+    cap_bytes: int | None
+    reservation_bytes: int
+    compress: bool
+    frozen: bool
+    pools: list[TmemPool]
 
 @type_check_only
 class RelayCounters(TypedDict):
@@ -247,6 +269,27 @@ class Store:
 
     @property
     def recovery(self) -> Recovery: ...
+    def client(
+        self,
+        name: str,
+        *,
+        weight: int = 1,
+        cap: int | None = None,
+        reservation: int = 0,
+        compress: bool = True,
+    ) -> Client:
+        """The client of that name, found again or made, on these terms from now on.
+
+        `cap` and `reservation` are bytes of persistent pages and their index. Raises `StoreError`
+        for a bad name.
+        """
+
+    def remove_client(self, name: str) -> None:
+        """Drop a client with all its pools. Raises `NoClientError`."""
+
+    def authorize(self, uuid_lo: int, uuid_hi: int, name: str) -> None:
+        """Let a client share the pool of that UUID."""
+
     def pool(self, client: str) -> Pool:
         """The client's persistent pool: found again, or made."""
 
@@ -261,7 +304,31 @@ class Store:
         """One round of upkeep, such as a server makes in the background."""
 
     def close(self) -> None:
-        """Give the arena up; it is closed once the last pool is no longer referenced."""
+        """Give the arena up; it is closed once no client or pool is referenced any more."""
+
+@final
+class Client:
+    """A client as a guest's tmem operations meet it.
+
+    They return what a guest is answered: docs/semantics.md has the numbers. All else is the host's.
+    """
+
+    def new_pool(self, flags: int, uuid_lo: int, uuid_hi: int) -> int: ...
+    def destroy_pool(self, id: int) -> int: ...
+    def put_page(self, id: int, object: ObjectId, index: int, page: bytes) -> int: ...
+    def get_page(self, id: int, object: ObjectId, index: int) -> tuple[int, bytes | None]:
+        """The answer; with 1, the page."""
+
+    def flush_page(self, id: int, object: ObjectId, index: int) -> int: ...
+    def flush_object(self, id: int, object: ObjectId) -> int: ...
+    def freeze(self) -> None:
+        """Take no new page until it is thawed; the last one has been taken when this returns."""
+
+    def thaw(self) -> None: ...
+    def set_weight(self, weight: int) -> None: ...
+    def set_cap(self, cap: int | None) -> None: ...
+    def set_compress(self, compress: bool) -> None: ...
+    def stats(self) -> TmemClient: ...
 
 @final
 class Pool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,43 @@ def test_a_destroyed_pool_and_a_closed_store_are_gone(store: _core.Store) -> Non
     store.close()
     with pytest.raises(_core.StoreError, match="closed"):
         store.usage()
+
+
+def test_a_clients_tmem_operations(store: _core.Store) -> None:
+    client = store.client("a", weight=3, cap=1 << 20, reservation=4096, compress=False)
+    swap, cache = client.new_pool(1 << 24 | 1, 0, 0), client.new_pool(1 << 24, 5, 2**64 - 1)
+    assert (swap, cache, client.new_pool(0, 0, 0)) == (0, 1, -errno.EPERM)
+    for pool in (swap, cache):
+        assert client.put_page(pool, OBJECT, 7, PAGE) == 1
+        assert client.get_page(pool, OBJECT, 7) == (1, PAGE)
+        assert client.put_page(pool, OBJECT, 8, b"short") == -errno.EFAULT
+    assert client.get_page(cache, OBJECT, 7) == (-1001, None)
+    client.freeze()
+    assert client.put_page(swap, OBJECT, 8, PAGE) == -1000
+    assert client.flush_page(swap, OBJECT, 7) == -1000
+    assert client.get_page(swap, OBJECT, 7) == (-1001, None)
+    client.thaw()
+    assert client.flush_object(swap, OBJECT) == client.destroy_pool(cache) == 1
+    assert client.get_page(-1, OBJECT, 0) == (-errno.ENODEV, None)
+    client.set_cap(None)
+    stats = client.stats()
+    assert (stats["weight"], stats["cap_bytes"], stats["compress"]) == (3, None, False)
+    assert [(pool["id"], pool["kind"]) for pool in stats["pools"]] == [(0, "persistent")]
+
+
+def test_a_pool_is_shared_by_those_that_are_authorized(store: _core.Store) -> None:
+    one, two, other = (store.client(name) for name in ("one", "two", "other"))
+    for name in ("one", "two"):
+        store.authorize(1, 2, name)
+    for client in (one, two, other):
+        assert client.new_pool(1 << 24 | 2, 1, 2) == 0
+    assert one.put_page(0, OBJECT, 0, PAGE) == 1
+    assert two.get_page(0, OBJECT, 0) == one.get_page(0, OBJECT, 0) == (1, PAGE)
+    assert other.get_page(0, OBJECT, 0) == (-1001, None)
+    assert one.stats()["pools"][0]["uuid"] == (1, 2)
+    store.remove_client("one")
+    assert two.get_page(0, OBJECT, 0) == (1, PAGE)
+    assert one.new_pool(1 << 24, 0, 0) == -errno.ENODEV
 
 
 def test_an_arena_has_one_owner(arena: Path, store: _core.Store) -> None:

@@ -2,7 +2,7 @@
 //! The core's figures as dictionaries, under the names the HTTP API gives them.
 
 use kzt_serve::{ClientStats, Latency, PortCounters, Report};
-use kzt_store::{Origin, PoolStats, Recovery, Usage};
+use kzt_store::{ClientStats as TmemStats, Kind, Origin, PoolStats, Recovery, Usage, Uuid};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -65,6 +65,31 @@ fn report<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyDict>>
     dict.set_item("session", report.session)?;
     dict.set_item("sequence", report.sequence)?;
     dict.set_item("content", PyBytes::new(py, &report.content))?;
+    Ok(dict)
+}
+
+pub(crate) fn tmem_client<'py>(py: Python<'py>, stats: &TmemStats) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("name", &stats.name)?;
+    dict.set_item("weight", stats.terms.weight)?;
+    dict.set_item("cap_bytes", stats.terms.cap)?;
+    dict.set_item("reservation_bytes", stats.terms.reservation)?;
+    dict.set_item("compress", stats.terms.compress)?;
+    dict.set_item("frozen", stats.frozen)?;
+    let pools = stats.pools.iter().map(|entry| {
+        let dict = pool(py, &entry.stats)?;
+        let kind = match entry.kind {
+            Kind::Persistent => "persistent",
+            Kind::Ephemeral => "ephemeral",
+            Kind::Shared => "shared",
+        };
+        dict.set_item("id", entry.id)?;
+        dict.set_item("kind", kind)?;
+        let Uuid([low, high]) = entry.uuid;
+        dict.set_item("uuid", (low, high))?;
+        Ok(dict)
+    });
+    dict.set_item("pools", pools.collect::<PyResult<Vec<_>>>()?)?;
     Ok(dict)
 }
 

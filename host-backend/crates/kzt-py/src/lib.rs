@@ -5,6 +5,7 @@
 //! store or waits for a thread releases the GIL, and no thread that serves pages ever takes it.
 
 mod bench;
+mod client;
 mod errors;
 mod figures;
 mod logger;
@@ -17,6 +18,8 @@ mod _core {
 
     #[pymodule_export]
     use crate::bench::bench;
+    #[pymodule_export]
+    use crate::client::Client;
     #[pymodule_export]
     use crate::errors::{
         ArenaBusyError, ArenaFormatError, ArenaSpaceError, ClientExistsError, CorruptPageError,

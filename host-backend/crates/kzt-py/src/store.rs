@@ -2,11 +2,12 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kzt_store::{Codec, Context, ObjectId, PAGE_SIZE, Page, UnknownCodec};
+use kzt_store::{Codec, Context, ObjectId, PAGE_SIZE, Page, Terms, UnknownCodec, Uuid};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use crate::client::Client;
 use crate::{errors, figures};
 
 /// The store without sockets, to test against a model.
@@ -43,6 +44,46 @@ impl Store {
     #[getter]
     fn recovery(&self, py: Python<'_>) -> Py<PyDict> {
         self.recovery.clone_ref(py)
+    }
+
+    #[pyo3(signature = (name, *, weight=1, cap=None, reservation=0, compress=true))]
+    fn client(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        weight: u32,
+        cap: Option<u64>,
+        reservation: u64,
+        compress: bool,
+    ) -> PyResult<Client> {
+        let store = self.open()?;
+        let terms = Terms {
+            weight,
+            cap,
+            reservation,
+            compress,
+            ..Terms::default()
+        };
+        let client = py
+            .detach(|| {
+                let client = store.client(name)?;
+                client.settle(terms);
+                Ok(client)
+            })
+            .map_err(errors::pool)?;
+        Ok(Client::new(client))
+    }
+
+    fn remove_client(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let store = self.open()?;
+        py.detach(|| store.remove_client(name))
+            .map_err(errors::pool)
+    }
+
+    fn authorize(&self, py: Python<'_>, uuid_lo: u64, uuid_hi: u64, name: &str) -> PyResult<()> {
+        let store = self.open()?;
+        py.detach(|| store.authorize(Uuid([uuid_lo, uuid_hi]), name));
+        Ok(())
     }
 
     fn pool(&self, py: Python<'_>, client: &str) -> PyResult<Pool> {
