@@ -30,6 +30,11 @@ const MAX_BLOCK: usize = PAGE_SIZE + HEADER;
 /// Runs up to this length are tried for every class. Longer ones waste little less, and are
 /// hard to find in extents of 16 frames.
 const MAX_RUN: u32 = 8;
+/// A multiple of every run's length.
+const COMMON: u32 = 840;
+/// Bytes of [`COMMON`] frames that a shorter run may waste more: 1.5 %. Every class has a run that
+/// is half empty, and in stores of some dozen MiB these are most of what is lost.
+const NEGLIGIBLE: usize = COMMON as usize * FRAME as usize * 3 / 200;
 
 /// With memory to be had, a class may have one free block for so many used ones.
 const SLACK: u32 = 8;
@@ -325,21 +330,19 @@ impl Pam for Zsmalloc {
     }
 }
 
-/// Frames and blocks of a run for blocks of `size` bytes: the shortest run among those that
-/// waste least. Raw pages, a header longer than a frame, take whole extents.
+/// Frames and blocks of a run for blocks of `size` bytes: the shortest run of those that waste
+/// least, or hardly more. Raw pages, a header longer than a frame, take whole extents.
 fn shape(size: usize) -> (u32, u32) {
     let blocks = |run: u32| (run as usize * FRAME as usize / size) as u32;
     if size > FRAME as usize {
         return (EXTENT_FRAMES, blocks(EXTENT_FRAMES));
     }
-    let waste = |run: u32| run as usize * FRAME as usize - blocks(run) as usize * size;
-    // Wasted parts of two lengths are compared as fractions of them.
-    let mut best = 1;
-    for run in 2..=MAX_RUN {
-        if waste(run) * (best as usize) < waste(best) * run as usize {
-            best = run;
-        }
-    }
+    // All lengths of runs at once, so that wasted parts of them compare as integers.
+    let waste = |run: u32| (run as usize * FRAME as usize % size) * (COMMON / run) as usize;
+    let least = (1..=MAX_RUN).map(waste).min().unwrap_or_default();
+    let best = (1..=MAX_RUN)
+        .find(|run| waste(*run) <= least + NEGLIGIBLE)
+        .unwrap_or(1);
     (best, blocks(best))
 }
 
