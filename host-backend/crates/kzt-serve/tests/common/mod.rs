@@ -13,6 +13,8 @@
 )]
 
 pub mod agent;
+pub mod driver;
+pub mod scene;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
