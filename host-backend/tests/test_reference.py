@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from errno import ENODEV, ENOMEM, ENOSPC, EPERM
+from errno import EFAULT, ENODEV, ENOMEM, ENOSPC, EPERM
 
 import pytest
 from tests.support.tmem import (
@@ -57,6 +57,13 @@ def test_rule_1_a_refused_put_on_an_existing_key_leaves_nothing() -> None:
         client.put_page(0, A, NEW, -ENOSPC)
     with pytest.raises(SemanticsError, match="ENOMEM for an existing key"):
         client.put_page(0, B, NEW, -ENOMEM)
+
+
+def test_what_is_no_page_is_a_fault_and_leaves_nothing() -> None:
+    client = _client()
+    client.put_page(0, A, OLD, 1)
+    client.put_page(0, A, b"short", -EFAULT)
+    client.get_page(0, A, -EEMPTY, None)
 
 
 @pytest.mark.parametrize("pool", [0, 1])

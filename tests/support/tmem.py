@@ -11,7 +11,7 @@ A *roomy* store has no reason to refuse or to drop anything, and is held to that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from errno import ENODEV, ENOMEM, ENOSPC, EPERM
+from errno import EFAULT, ENODEV, ENOMEM, ENOSPC, EPERM
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Reference:
         """The store's process has ended and another has taken over what it left."""
         self.shared.clear()
         for client in self.clients.values():
+            client.frozen = False
             client.pools = {id_: pool for id_, pool in client.pools.items() if pool.persistent}
 
     def persistent_pools(self) -> Iterator[tuple[Client, int, Pool]]:
@@ -144,6 +145,9 @@ class Client:
         pool = self.pools.get(pool_id)
         if pool is None:
             return _expect(answer, -ENODEV)
+        if len(page) != PAGE:
+            pool.pages.pop(key, None)
+            return _expect(answer, -EFAULT)
         old = pool.pages.get(key)
         certainly_old = old is not None and not pool.may_vanish
         if answer == 1:
