@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A process that works on a store until it is killed, and a witness of what it said.
 //!
-//! The victim puts, flushes and destroys; before and after each operation it says so through a
+//! The victim puts, gets, flushes and destroys; before and after each operation it says so through a
 //! socket. From that the witness knows what the arena must hold.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
@@ -15,7 +15,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use kzt_store::{Config, Context, ObjectId, PAGE_SIZE, PutError, Store};
+use kzt_store::tmem::{self, flags};
+use kzt_store::{Config, Context, Kind, ObjectId, PAGE_SIZE, Pool, PutError, Store, Uuid};
 
 use super::{Random, SWAP, page};
 
@@ -26,14 +27,32 @@ const OBJECTS: [ObjectId; 2] = [SWAP, ObjectId([7, 1 << 40, 3])];
 const THREADS: u64 = 2;
 /// Longest range that is flushed at once.
 const RANGE: u64 = 64;
-const MESSAGE_BYTES: usize = 48;
+const MESSAGE_BYTES: usize = 56;
+const NO_DEVICE: i32 = -19;
+const EMPTY: i32 = -tmem::EEMPTY;
+const NO_MEMORY: i32 = -12;
+const NO_SPACE: i32 = -28;
+
+/// A page's pool, object and index. Pool 0 is the one that the host's devices use; the others are
+/// the client's own, in the order of [`POOLS`].
+type Key = (u64, u64, u64);
+
+/// Flags of the pools that a client makes: persistent, ephemeral, shared.
+const POOLS: [u32; 3] = [flags::PERSIST, 0, flags::SHARED];
+const UUID: Uuid = Uuid([5, 5]);
+/// Pools 0 and 1 survive; the others don't, and nobody asks what was in them.
+const SURVIVE: u64 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Op {
-    Put { object: u64, index: u64, seed: u64 },
-    FlushRange { object: u64, index: u64, count: u64 },
-    FlushObject { object: u64 },
-    Destroy,
+    Put(Key, u64),
+    Get(Key),
+    /// So many indices in pool 0, one in the others.
+    Flush(Key, u64),
+    /// The key's object.
+    FlushObject(Key),
+    /// The key's pool.
+    Destroy(Key),
 }
 
 /// How an operation ended.
@@ -46,72 +65,50 @@ enum Outcome {
 
 impl Op {
     fn random(random: &mut Random, indices: u64) -> Self {
-        let (object, index) = (random.below(2), random.below(indices));
+        let key = (random.below(4), random.below(2), random.below(indices));
         match random.below(400) {
-            0 => Self::Destroy,
-            1..3 => Self::FlushObject { object },
-            3..80 => Self::FlushRange {
-                object,
-                index,
-                count: 1 + random.below(RANGE),
-            },
-            // Half the pages are of few contents, so that many share a block.
-            op => Self::Put {
-                object,
-                index,
-                seed: if op % 2 == 0 {
-                    random.next()
-                } else {
-                    random.below(60)
-                },
-            },
+            0 => Self::Destroy(key),
+            1..3 => Self::FlushObject(key),
+            3..80 if key.0 == 0 => Self::Flush(key, 1 + random.below(RANGE)),
+            3..80 => Self::Flush(key, 1),
+            80..120 => Self::Get(key),
+            // Some pages are met again and again: they may share a block.
+            120..200 => Self::Put(key, random.below(40)),
+            _ => Self::Put(key, random.next()),
         }
     }
 
-    fn words(self) -> [u64; 4] {
+    fn words(self) -> [u64; 5] {
+        let (number, (pool, object, index), more) = match self {
+            Self::Put(key, seed) => (0, key, seed),
+            Self::Get(key) => (1, key, 0),
+            Self::Flush(key, count) => (2, key, count),
+            Self::FlushObject(key) => (3, key, 0),
+            Self::Destroy(key) => (4, key, 0),
+        };
+        [number, pool, object, index, more]
+    }
+
+    fn from_words(words: &[u64]) -> Self {
+        let key = (words[1], words[2], words[3]);
+        match words[0] {
+            0 => Self::Put(key, words[4]),
+            1 => Self::Get(key),
+            2 => Self::Flush(key, words[4]),
+            3 => Self::FlushObject(key),
+            _ => Self::Destroy(key),
+        }
+    }
+
+    fn touches(self, (pool, object, index): Key) -> bool {
         match self {
-            Self::Put {
-                object,
-                index,
-                seed,
-            } => [0, object, index, seed],
-            Self::FlushRange {
-                object,
-                index,
-                count,
-            } => [1, object, index, count],
-            Self::FlushObject { object } => [2, object, 0, 0],
-            Self::Destroy => [3, 0, 0, 0],
-        }
-    }
-
-    fn from_words(words: [u64; 4]) -> Self {
-        match words {
-            [0, object, index, seed] => Self::Put {
-                object,
-                index,
-                seed,
-            },
-            [1, object, index, count] => Self::FlushRange {
-                object,
-                index,
-                count,
-            },
-            [2, object, ..] => Self::FlushObject { object },
-            _ => Self::Destroy,
-        }
-    }
-
-    fn touches(self, key: Key) -> bool {
-        match self {
-            Self::Put { object, index, .. } => key == (object, index),
-            Self::FlushRange {
-                object,
-                index,
-                count,
-            } => key.0 == object && (index..index + count).contains(&key.1),
-            Self::FlushObject { object } => key.0 == object,
-            Self::Destroy => true,
+            Self::Put(key, _) => key == (pool, object, index),
+            Self::Get(_) => false,
+            Self::Flush((p, o, first), count) => {
+                (p, o) == (pool, object) && (first..first + count).contains(&index)
+            }
+            Self::FlushObject((p, o, _)) => (p, o) == (pool, object),
+            Self::Destroy((p, ..)) => p == pool,
         }
     }
 }
@@ -144,6 +141,9 @@ pub(crate) fn work(config: &Config, work: Work, around: impl Fn(&mut dyn FnMut()
     let mut store = None;
     around(&mut || store = Some(Store::open(config).unwrap().0));
     let store = store.unwrap();
+    for thread in 0..THREADS {
+        store.authorize(UUID, &client(thread));
+    }
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| {
@@ -177,31 +177,63 @@ fn work_alone(store: &Store, socket: &Mutex<UnixStream>, thread: u64, work: Work
 }
 
 fn apply(store: &Store, cx: &mut Context, thread: u64, op: Op) -> Outcome {
-    let pool = store.open_pool(&client(thread)).unwrap();
-    let dedup = "domain:x".parse().unwrap();
-    store.client(&client(thread)).unwrap().set_dedup(&dedup);
-    match op {
-        Op::Put {
-            object,
-            index,
-            seed,
-        } => match pool.put(cx, OBJECTS[object as usize], index as u32, &page(seed)) {
-            Ok(()) => return Outcome::Done,
-            Err(PutError::NoMemory) => return Outcome::NoMemory,
-            Err(PutError::NoSpace) => return Outcome::NoSpace,
-            Err(PutError::NoDevice) => panic!("the pool is its own"),
-        },
-        Op::FlushRange {
-            object,
-            index,
-            count,
-        } => {
-            pool.flush_range(OBJECTS[object as usize], index as u32, count as u32);
+    let client = store.client(&client(thread)).unwrap();
+    client.set_dedup(&"domain:x".parse().unwrap());
+    let [_, pool, object, index, more] = op.words();
+    let (id, index) = (OBJECTS[object as usize], index as u32);
+    let Some(pool) = pool.checked_sub(1).map(|pool| pool as i32) else {
+        return apply_to_device(&client.device_pool().unwrap(), cx, op);
+    };
+    // The lowest number that is free is the next pool's.
+    for (number, kind) in (0..).zip(POOLS) {
+        if client.flush_page(number, ObjectId([9; 3]), 0) == NO_DEVICE {
+            let kind = kind | tmem::VERSION << flags::VERSION_SHIFT;
+            assert_eq!(client.new_pool(kind, UUID), number);
         }
-        Op::FlushObject { object } => {
+    }
+    let answer = match op {
+        Op::Put(_, seed) => client.put_page(cx, pool, id, index, &page(seed)),
+        Op::Get(_) => client
+            .get_page(cx, pool, id, index, &mut [0; PAGE_SIZE])
+            .max(1),
+        Op::Flush(..) => client.flush_page(pool, id, index),
+        Op::FlushObject(_) => client.flush_object(pool, id),
+        Op::Destroy(_) => client.destroy_pool(pool),
+    };
+    match answer {
+        1 => Outcome::Done,
+        NO_MEMORY => Outcome::NoMemory,
+        NO_SPACE => Outcome::NoSpace,
+        _ => panic!("{op:?} {more}: {answer}"),
+    }
+}
+
+fn apply_to_device(pool: &Pool, cx: &mut Context, op: Op) -> Outcome {
+    match op {
+        Op::Put((_, object, index), seed) => {
+            match pool.put(cx, OBJECTS[object as usize], index as u32, &page(seed)) {
+                Ok(()) => return Outcome::Done,
+                Err(PutError::NoMemory) => return Outcome::NoMemory,
+                Err(PutError::NoSpace) => return Outcome::NoSpace,
+                Err(PutError::NoDevice) => panic!("the pool is its own"),
+            }
+        }
+        Op::Get((_, object, index)) => {
+            let mut out = [0; PAGE_SIZE];
+            pool.get(cx, OBJECTS[object as usize], index as u32, &mut out)
+                .unwrap();
+        }
+        Op::Flush((_, object, first), count) => {
+            pool.flush_range(OBJECTS[object as usize], first as u32, count as u32);
+        }
+        Op::FlushObject((_, object, _)) => {
             pool.flush_object(OBJECTS[object as usize]);
         }
-        Op::Destroy => store.destroy_pool(&client(thread)).unwrap(),
+        // A device's pool is destroyed with its client.
+        Op::Destroy(_) => {
+            pool.flush_object(OBJECTS[0]);
+            pool.flush_object(OBJECTS[1]);
+        }
     }
     Outcome::Done
 }
@@ -228,8 +260,6 @@ pub(crate) fn kill(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// Object and index.
-type Key = (u64, u64);
 /// What a client must hold: per key the seed of its page.
 pub(crate) type Model = HashMap<Key, u64>;
 
@@ -266,7 +296,7 @@ impl Witness {
                 .map(|word| u64::from_ne_bytes(word.try_into().unwrap()))
                 .collect();
             let (thread, phase) = (words[0] as usize, words[1]);
-            let op = Op::from_words([words[2], words[3], words[4], words[5]]);
+            let op = Op::from_words(&words[2..]);
             if phase == 0 {
                 self.in_flight[thread] = Some(op);
                 continue;
@@ -276,21 +306,15 @@ impl Witness {
             self.refused += u64::from(phase > 1);
             let model = &mut self.models[thread];
             match op {
-                Op::Put {
-                    object,
-                    index,
-                    seed,
-                } if phase == 1 => {
-                    model.insert((object, index), seed);
+                Op::Put(key, seed) if phase == 1 => {
+                    model.insert(key, seed);
                 }
-                Op::Put { .. } if phase == 1 + Outcome::NoMemory as u64 => {
-                    assert!(
-                        !model.keys().any(|key| op.touches(*key)),
-                        "NoMemory: a new key"
-                    );
+                Op::Put(key, _) if phase == 1 + Outcome::NoMemory as u64 => {
+                    assert!(!model.contains_key(&key), "NoMemory: a new key");
                 }
                 _ => model.retain(|key, _| !op.touches(*key)),
             }
+            model.retain(|key, _| key.0 < SURVIVE);
         }
         self.interrupted += self.in_flight.iter().flatten().count() as u64;
     }
@@ -302,19 +326,31 @@ impl Witness {
         (0..)
             .zip(&self.models)
             .map(|(thread, model)| {
-                let pool = store.open_pool(&client(thread)).unwrap();
+                let client = store.client(&client(thread)).unwrap();
+                let device = client.device_pool().unwrap();
                 let mut found = Model::new();
-                let indices = 0..self.indices + RANGE;
-                for key in (0..2).flat_map(|object| indices.clone().map(move |i| (object, i))) {
+                let keys = (0..SURVIVE).flat_map(|pool| {
+                    let indices = 0..self.indices + RANGE;
+                    indices.flat_map(move |index| [(pool, 0, index), (pool, 1, index)])
+                });
+                for key in keys {
                     let mut out = [0; PAGE_SIZE];
-                    let there = pool
-                        .get(&mut cx, OBJECTS[key.0 as usize], key.1 as u32, &mut out)
-                        .unwrap();
+                    let (id, index) = (OBJECTS[key.1 as usize], key.2 as u32);
+                    let there = match key.0 {
+                        0 => device.get(&mut cx, id, index, &mut out).unwrap(),
+                        _ => {
+                            match client.get_page(&mut cx, key.0 as i32 - 1, id, index, &mut out) {
+                                1 => true,
+                                0 | EMPTY | NO_DEVICE => false,
+                                answer => panic!("{context}: client {thread}, {key:?}: {answer}"),
+                            }
+                        }
+                    };
                     let old = model.get(&key).copied();
                     let in_flight = self.in_flight[thread as usize].filter(|op| op.touches(key));
                     let (new, may_be_gone) = match in_flight {
                         None => (None, false),
-                        Some(Op::Put { seed, .. }) => (Some(seed), full),
+                        Some(Op::Put(_, seed)) => (Some(seed), full),
                         Some(_) => (None, true),
                     };
                     if there {
@@ -335,7 +371,13 @@ impl Witness {
                         );
                     }
                 }
-                assert_eq!(pool.stats().pages, found.len() as u64, "{context}");
+                let pools = client.stats().pools;
+                assert!(
+                    pools.iter().all(|pool| pool.kind == Kind::Persistent),
+                    "{context}: {pools:?}"
+                );
+                let pages: u64 = pools.iter().map(|pool| pool.stats.pages).sum();
+                assert_eq!(pages, found.len() as u64, "{context}");
                 found
             })
             .collect()
