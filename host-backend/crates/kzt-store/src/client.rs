@@ -48,7 +48,8 @@ pub(crate) struct Account {
     reservation: AtomicU64,
     compress: AtomicBool,
     exclusive: AtomicBool,
-    pub(crate) frozen: AtomicBool,
+    frozen: AtomicBool,
+    pub(crate) saving: AtomicBool,
     /// With whom its persistent pages may share memory; unset: with nobody.
     pub(crate) domain: OnceLock<Domain>,
 }
@@ -61,7 +62,8 @@ impl Account {
             reservation: AtomicU64::default(),
             compress: AtomicBool::default(),
             exclusive: AtomicBool::default(),
-            frozen: AtomicBool::new(false),
+            frozen: AtomicBool::default(),
+            saving: AtomicBool::default(),
             domain: OnceLock::new(),
         };
         account.settle(terms);
@@ -94,6 +96,17 @@ impl Account {
         } else {
             Codec::None
         }
+    }
+
+    /// Whether new keys are refused. Where that must be certain, it is asked under the lock of the
+    /// pool: who has frozen the client, or begun to save it, passes that lock before going on.
+    pub(crate) fn frozen(&self) -> bool {
+        self.frozen.load(Relaxed) || self.saving()
+    }
+
+    /// Whether pages must not come back that have left.
+    pub(crate) fn saving(&self) -> bool {
+        self.saving.load(Relaxed)
     }
 
     pub(crate) fn exclusive(&self) -> bool {
@@ -215,12 +228,12 @@ impl Client {
     pub fn freeze(&self) {
         self.account.frozen.store(true, Relaxed);
         // A put that did not see it has the pool's lock, or is done with it.
-        for pool in self.read().by_id.iter().flatten() {
+        for (_, pool) in self.guests_pools() {
             pool.pass();
         }
     }
 
-    /// Ends a freeze.
+    /// Ends a freeze; a client that is being saved stays frozen until that is done.
     pub fn thaw(&self) {
         self.account.frozen.store(false, Relaxed);
     }
@@ -241,7 +254,7 @@ impl Client {
         ClientStats {
             name: self.name.clone(),
             terms: self.terms(),
-            frozen: self.account.frozen.load(Relaxed),
+            frozen: self.account.frozen(),
             pools: entries.collect(),
         }
     }
@@ -272,15 +285,42 @@ impl Client {
         self.read().by_id.get(id)?.clone()
     }
 
+    /// The pools that the guest has made.
+    pub(crate) fn guests_pools(&self) -> Vec<(u8, Arc<Pool>)> {
+        let pools = self.read();
+        let made = (0..MAX_POOLS).zip(&pools.by_id);
+        made.filter_map(|(id, pool)| Some((id, Arc::clone(pool.as_ref()?))))
+            .collect()
+    }
+
+    /// What a pool becomes: one that may not be shared is the client's own.
+    pub(crate) fn permitted(&self, kind: Kind, uuid: Uuid) -> Kind {
+        match kind {
+            Kind::Shared if !self.shared.admits(uuid, &self.name) => Kind::Ephemeral,
+            kind => kind,
+        }
+    }
+
     /// Creates a pool, or joins the shared one of that UUID; its number.
     pub(crate) fn create(&self, kind: Kind, uuid: Uuid) -> Result<u8, StoreError> {
         let mut pools = self.write();
         let free = (0..MAX_POOLS)
             .zip(&pools.by_id)
             .find(|(_, pool)| pool.is_none());
-        let (id, _) = free.ok_or(StoreError::TooManyPools)?;
+        let (id, _) = free
+            .filter(|_| !self.account.saving())
+            .ok_or(StoreError::TooManyPools)?;
         self.create_in(&mut pools, id, kind, uuid)?;
         Ok(id)
+    }
+
+    /// Creates a pool of that number, or joins the shared one.
+    pub(crate) fn create_as(&self, id: u8, kind: Kind, uuid: Uuid) -> Result<(), StoreError> {
+        let mut pools = self.write();
+        if matches!(pools.by_id.get(usize::from(id)), Some(Some(_))) {
+            return Err(StoreError::PoolExists);
+        }
+        self.create_in(&mut pools, id, kind, uuid).map(|_| ())
     }
 
     fn create_in(

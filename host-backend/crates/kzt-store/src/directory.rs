@@ -4,8 +4,11 @@
 //! An entry is an object's record or a node of 16 more entries; a pool with one object has no
 //! node at all. As in the radix trees, everything is built aside and published by one store.
 
+use std::cmp::Ordering;
+
 use crate::ObjectId;
 use crate::entry::Entry;
+use crate::error::GetError;
 use crate::layout::{object, trie};
 use crate::space::{Held, Path, Space};
 
@@ -128,6 +131,52 @@ impl Space {
                 _ => None,
             });
             self.pam.free(current);
+        }
+    }
+
+    /// The first object, in the order of the paths, from one on that may be there or not; or behind
+    /// it. What damage hides is an error.
+    pub(crate) fn next_object(
+        &self,
+        root: u64,
+        from: Option<ObjectId>,
+        behind: bool,
+    ) -> Result<Option<(ObjectId, u64)>, GetError> {
+        let from = from.map(|id| self.path(id));
+        let found = self.next_below(root, 0, from, behind)?;
+        Ok(found.map(|record| (self.load_id(record), record)))
+    }
+
+    fn next_below(
+        &self,
+        at: u64,
+        depth: u32,
+        from: Option<Path>,
+        behind: bool,
+    ) -> Result<Option<u64>, GetError> {
+        match self.entry(at) {
+            Entry::Empty => Ok(None),
+            Entry::Object(record) => {
+                let order = from.map(|from| self.path(self.load_id(record)).order(from));
+                let follows = match order {
+                    None | Some(Ordering::Greater) => true,
+                    Some(Ordering::Equal) => !behind,
+                    Some(Ordering::Less) => false,
+                };
+                Ok(follows.then_some(record))
+            }
+            Entry::Trie(node) if depth < Path::LEVELS => {
+                let start = from.map_or(0, |from| from.step(depth));
+                for child in (start..trie::BYTES as u64).step_by(8) {
+                    let from = from.filter(|_| child == start);
+                    let found = self.next_below(node + child, depth + 1, from, behind)?;
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                }
+                Ok(None)
+            }
+            _ => Err(GetError::Corrupt),
         }
     }
 

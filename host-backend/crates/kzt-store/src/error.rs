@@ -103,9 +103,23 @@ pub enum StoreError {
     /// The pool table is full.
     #[error("the arena has no room for another pool")]
     TooManyPools,
-    /// The client has no pool.
+    /// The client has a pool of that number.
+    #[error("there is a pool of that number")]
+    PoolExists,
+    /// The client or the pool is not there, or no longer.
     #[error("no such client")]
     NoDevice,
+}
+
+/// Why a client can't be saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SaveError {
+    /// It is being saved already.
+    #[error("the client is being saved already")]
+    Busy,
+    /// More pages have left it meanwhile than can be noted.
+    #[error("too many pages were flushed meanwhile: save the client anew")]
+    Overrun,
 }
 
 /// Why a put was refused.

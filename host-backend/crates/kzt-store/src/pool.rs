@@ -9,10 +9,11 @@ use crate::codec::{self, Codec, Context, Encoding};
 use crate::dedup::{Domain, Payload};
 use crate::directory::Found;
 use crate::entry::Entry;
-use crate::error::{GetError, PutError, StoreError, UpdateError};
+use crate::error::{GetError, PutError, SaveError, StoreError, UpdateError};
 use crate::layout::{self, HEADER, Location, object};
 use crate::pam::Block;
 use crate::radix::Place;
+use crate::save::{Left, Log};
 use crate::space::{Held, Space};
 use crate::table::{Description, Kind, Uuid};
 use crate::{ObjectId, PAGE_SIZE, Page, lock};
@@ -68,6 +69,16 @@ pub(crate) struct State {
     /// The object used last and its record: swap devices have but one.
     recent: Option<(ObjectId, u64)>,
     counters: Counters,
+    /// What has left since a save began.
+    log: Option<Log>,
+}
+
+impl State {
+    fn note_left(&mut self, object: ObjectId, first: u32, last: u32, freed: Held) {
+        if let Some(log) = self.log.as_mut().filter(|_| freed.pages > 0) {
+            log.add(object, first, last);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -107,6 +118,16 @@ enum Fetched {
         len: usize,
         checksum: u32,
     },
+}
+
+/// When a page leaves that a get finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Never,
+    /// Before anybody else can find it, readable or not.
+    AtOnce,
+    /// Once it has been read, for it was promised to stay.
+    Once,
 }
 
 /// What a get found.
@@ -150,6 +171,7 @@ impl Pool {
             held,
             recent: None,
             counters: Counters::default(),
+            log: None,
         };
         let pool = Arc::new(Self {
             space: Arc::clone(space),
@@ -205,9 +227,7 @@ impl Pool {
         let stored = self.store(cx, codec, page);
         let mut state = self.lock();
         state.counters.puts += 1;
-        // Read under the lock: who has frozen the client and taken this lock since then has seen
-        // its last new key.
-        let frozen = client.is_some_and(|client| client.frozen.load(Relaxed));
+        let frozen = client.is_some_and(Account::frozen);
         if !state.alive || frozen && !self.exists(&mut state, object, index) {
             if let Some(stored) = stored {
                 self.discard(&stored);
@@ -217,6 +237,13 @@ impl Pool {
             } else {
                 Err(PutError::NoDevice)
             };
+        }
+        if client.is_some_and(Account::saving) {
+            if let Some(stored) = stored {
+                self.discard(&stored);
+            }
+            self.clear(&mut state, object, index, index);
+            return Err(Self::refuse(&mut state, PutError::NoSpace));
         }
         let mut refusal = PutError::NoMemory;
         let stored = match stored {
@@ -258,38 +285,98 @@ impl Pool {
         index: u32,
         out: &mut Page,
     ) -> Result<Got, GetError> {
+        let leave = match self.kind {
+            Kind::Persistent if self.account.exclusive() => Leave::Once,
+            Kind::Ephemeral => Leave::AtOnce,
+            Kind::Persistent | Kind::Shared => Leave::Never,
+        };
+        self.read(cx, object, index, out, leave)
+    }
+
+    fn read(
+        &self,
+        cx: &mut Context,
+        object: ObjectId,
+        index: u32,
+        out: &mut Page,
+        leave: Leave,
+    ) -> Result<Got, GetError> {
         let mut state = self.lock();
         state.counters.gets += 1;
         if !state.alive {
             return Err(GetError::NoDevice);
         }
         let fetched = self.fetch(&mut state, cx, object, index);
-        let absent = match fetched {
-            Ok(Fetched::Absent) if state.held.pages == 0 => Got::EmptyPool,
-            _ => Got::Nothing,
+        let absent = matches!(fetched, Ok(Fetched::Absent));
+        state.counters.get_hits += u64::from(!absent);
+        let nothing = if state.held.pages == 0 {
+            Got::EmptyPool
+        } else {
+            Got::Nothing
         };
-        state.counters.get_hits += u64::from(!matches!(fetched, Ok(Fetched::Absent)));
-        let found = match self.kind {
-            // A page that was promised to stay leaves only once it has been read.
-            Kind::Persistent if self.account.exclusive() => {
-                let found = self.expand(cx, fetched, out)?;
-                if found {
-                    self.clear(&mut state, object, index, index);
-                }
-                found
-            }
-            Kind::Ephemeral => {
-                // It is out before anybody else can find it, readable or not.
+        if leave == Leave::AtOnce && !absent {
+            self.clear(&mut state, object, index, index);
+        }
+        let found = if leave == Leave::Once {
+            let found = self.expand(cx, fetched, out)?;
+            if found {
                 self.clear(&mut state, object, index, index);
-                drop(state);
-                self.expand(cx, fetched, out)?
             }
-            Kind::Persistent | Kind::Shared => {
-                drop(state);
-                self.expand(cx, fetched, out)?
-            }
+            found
+        } else {
+            drop(state);
+            self.expand(cx, fetched, out)?
         };
-        Ok(if found { Got::Page } else { absent })
+        Ok(if found { Got::Page } else { nothing })
+    }
+
+    /// The first page behind that one in some order, whose bytes are read and stay.
+    pub(crate) fn next_page(
+        &self,
+        cx: &mut Context,
+        mut behind: Option<(ObjectId, u32)>,
+        out: &mut Page,
+    ) -> Result<Option<(ObjectId, u32)>, GetError> {
+        loop {
+            let Some((object, index)) = self.next_key(behind)? else {
+                return Ok(None);
+            };
+            match self.read(cx, object, index, out, Leave::Never) {
+                Ok(Got::Page) => return Ok(Some((object, index))),
+                // It was flushed meanwhile.
+                Ok(_) => behind = Some((object, index)),
+                Err(GetError::NoDevice) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn next_key(
+        &self,
+        behind: Option<(ObjectId, u32)>,
+    ) -> Result<Option<(ObjectId, u32)>, GetError> {
+        let state = self.lock();
+        let mut from = behind.map(|(object, _)| object);
+        // The last page's successor is in another object.
+        let mut passed = behind.is_some_and(|(_, index)| index == u32::MAX);
+        if !state.alive {
+            return Ok(None);
+        }
+        loop {
+            let next = self.space.next_object(self.root(), from, passed)?;
+            let Some((object, record)) = next else {
+                return Ok(None);
+            };
+            let first = match behind {
+                Some((last, index)) if last == object => index + 1,
+                _ => 0,
+            };
+            let page = self.space.next_page(record + object::ROOT, first);
+            if let Some(index) = page {
+                return Ok(Some((object, index)));
+            }
+            (from, passed) = (Some(object), true);
+        }
     }
 
     /// Changes a page atomically: no other call sees or makes a change in between. An absent
@@ -341,6 +428,14 @@ impl Pool {
         freed.pages
     }
 
+    /// Removes the pages `first..=last`, all that there can be if need be.
+    pub(crate) fn flush_pages(&self, object: ObjectId, first: u32, last: u32) {
+        let mut state = self.lock();
+        if state.alive {
+            self.clear(&mut state, object, first, last);
+        }
+    }
+
     /// Removes all pages of an object; how many there were.
     pub fn flush_object(&self, object: ObjectId) -> u64 {
         let mut state = self.lock();
@@ -350,6 +445,7 @@ impl Pool {
         }
         state.recent = None;
         let freed = self.space.remove_object(self.root(), object);
+        state.note_left(object, 0, u32::MAX, freed);
         state.held -= freed;
         state.counters.flush_found += freed.pages;
         freed.pages
@@ -455,6 +551,20 @@ impl Pool {
             Err(TryLockError::WouldBlock) => return None,
         };
         state.alive.then_some(state)
+    }
+
+    /// Notes from now on what leaves, or no longer.
+    pub(crate) fn set_log(&self, log: Option<Log>) {
+        self.lock().log = log;
+    }
+
+    /// Takes out something that has left since.
+    pub(crate) fn next_left(&self) -> Result<Left, SaveError> {
+        let mut state = self.lock();
+        if !state.alive {
+            return Ok(Left::Pool);
+        }
+        state.log.as_mut().map_or(Ok(Left::Nothing), Log::take)
     }
 
     /// Waits until whoever uses the pool right now is done.
@@ -617,6 +727,7 @@ impl Pool {
             state.recent = None;
             freed += self.space.remove_object(self.root(), object);
         }
+        state.note_left(object, first, last, freed);
         state.held -= freed;
         freed
     }

@@ -277,6 +277,18 @@ impl Space {
         }
     }
 
+    /// The first page from `index` on; a poisoned one is one.
+    pub(crate) fn next_page(&self, root: u64, index: u32) -> Option<u32> {
+        let mut index = index;
+        loop {
+            let (present, until) = self.presence(root, index.into());
+            if present {
+                return Some(index);
+            }
+            index = u32::try_from(until).ok()?;
+        }
+    }
+
     /// Whether a page is there, and up to which index the same entry says so.
     fn presence(&self, root: u64, index: u64) -> (bool, u64) {
         let mut at = root;

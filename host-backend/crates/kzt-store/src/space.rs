@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What all pools of a store share, and how much of it a pool holds.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::ObjectId;
@@ -72,6 +73,12 @@ impl Path {
             _ => c,
         };
         (word >> (depth % 16 * 4)) % layout::trie::ENTRIES * 8
+    }
+
+    /// How it compares with another one, step by step.
+    pub(crate) fn order(self, other: Self) -> Ordering {
+        let steps = |path: Self| (0..Self::LEVELS).map(move |depth| path.step(depth));
+        steps(self).cmp(steps(other))
     }
 
     /// A check of the whole id, kept in the object's record.

@@ -4,8 +4,6 @@
 //! Every number that a guest says is taken from it as it came. docs/semantics.md has the rules,
 //! and the test of each.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use rustix::io::Errno;
 
 use crate::client::Client;
@@ -80,7 +78,8 @@ impl Client {
     /// `NEW_POOL`: the pool's number. A shared pool is the one that others of this UUID have, if
     /// the host has authorized the client; otherwise the pool is the client's own.
     ///
-    /// −EPERM: no pool has such flags. −ENOMEM: there is no room for another pool. −ENODEV: the
+    /// −EPERM: no pool has such flags. −ENOMEM: there is no room for another pool, or the client
+    /// is being saved. −ENODEV: the
     /// client is being removed.
     pub fn new_pool(&self, flags: u32, uuid: Uuid) -> i32 {
         if flags & flags::FIXED != VERSION << flags::VERSION_SHIFT {
@@ -89,13 +88,13 @@ impl Client {
         let kind = match (flags & flags::PERSIST != 0, flags & flags::SHARED != 0) {
             (true, true) => return error(Errno::PERM),
             (true, false) => Kind::Persistent,
-            (false, true) if self.shared.admits(uuid, self.name()) => Kind::Shared,
-            (false, _) => Kind::Ephemeral,
+            (false, true) => Kind::Shared,
+            (false, false) => Kind::Ephemeral,
         };
-        match self.create(kind, uuid) {
+        match self.create(self.permitted(kind, uuid), uuid) {
             Ok(id) => id.into(),
             Err(StoreError::TooManyPools) => error(Errno::NOMEM),
-            Err(StoreError::NoDevice | StoreError::BadName) => error(Errno::NODEV),
+            Err(_) => error(Errno::NODEV),
         }
     }
 
@@ -108,7 +107,8 @@ impl Client {
     }
 
     /// `PUT_PAGE`: 1 when the page is stored. Whatever was at the key before is never readable
-    /// again, unless the answer is −ENODEV, −EFROZEN or −ENOMEM: then there was nothing.
+    /// again, unless the answer is −ENODEV, −EFROZEN or −ENOMEM: then there was nothing. A client
+    /// that is being saved replaces no page: the old one is flushed, and the answer −ENOSPC.
     ///
     /// −ENODEV: there is no such pool. −EFAULT: that is not a page. −EFROZEN: the key is new, and
     /// the client frozen. −ENOMEM: the key is new, and there is no memory for it. −ENOSPC: there
@@ -183,11 +183,7 @@ impl Client {
     }
 
     fn flushed(&self) -> i32 {
-        if self.account.frozen.load(Relaxed) {
-            -EFROZEN
-        } else {
-            1
-        }
+        if self.account.frozen() { -EFROZEN } else { 1 }
     }
 }
 
