@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-FRONTENDS = ("nbd", "relay", "disk", "zram")
+FRONTENDS = ("vhost-user-blk", "nbd", "relay", "disk", "zram")
 BASELINES = ("disk", "zram")
 
 SPEC = """\

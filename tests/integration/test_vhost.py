@@ -145,13 +145,13 @@ lab: three
 guests:
   n: {frontend: nbd, memory: 128MiB, swap: 320MiB}
   r: {frontend: relay, memory: 128MiB, swap: 320MiB}
-  v: {frontend: vhost-user-blk, memory: 128MiB, swap: 320MiB}
+  v: {frontend: auto, memory: 128MiB, swap: 320MiB}
 workloads:
   - {name: fill, on: [n, r, v], anon: {size: 160MiB}}
 """
 
 
-def test_three_frontends_share_a_store(kztlab: Kztlab) -> None:
+def test_three_frontends_share_a_store_and_auto_is_one_of_them(kztlab: Kztlab) -> None:
     result = kztlab.json("run", kztlab.spec("three", THREE))
     assert [guest["frontend"] for guest in result["guests"]] == ["nbd", "relay", "vhost-user-blk"]
     for guest in result["guests"]:

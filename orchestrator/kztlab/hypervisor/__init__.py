@@ -11,6 +11,7 @@ with Hypervisor.connect(places) as hypervisor:
 ```
 """
 
+from kztlab.hypervisor.capabilities import vhost_user_obstacle
 from kztlab.hypervisor.connection import Hypervisor
 from kztlab.hypervisor.model import (
     SWAP_SERIAL,
@@ -40,4 +41,5 @@ __all__ = [
     "Swap",
     "VhostSwap",
     "accelerator",
+    "vhost_user_obstacle",
 ]

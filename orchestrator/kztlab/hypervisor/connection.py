@@ -190,6 +190,13 @@ class Hypervisor:
         """The version of QEMU that this libvirt starts, as libvirt counts it."""
         return self._query(lambda connection: connection.getVersion(), "find QEMU's version")
 
+    def capabilities(self) -> str:
+        """What guests can have here, as libvirt's XML of a domain's capabilities."""
+        return self._query(
+            lambda connection: connection.getDomainCapabilities(None, "x86_64", "pc", "qemu"),
+            "find what QEMU can do",
+        )
+
     def _make_ready(self, domain: Domain) -> None:
         if self.find(domain.lab, domain.guest) is not None:
             raise BadInput(f"the guest {domain.guest} of lab {domain.lab} is already running")

@@ -16,6 +16,7 @@ from kztlab.hypervisor import Hypervisor, accelerator
 from kztlab.lab import boot, record
 from kztlab.lab.doctor import demand
 from kztlab.lab.down import daemon
+from kztlab.lab.frontend import decide
 from kztlab.lab.keys import Keys
 from kztlab.lab.lock import locked
 from kztlab.lab.plan import plan
@@ -67,7 +68,9 @@ def up_locked(
     places: Places, spec: Path, cluster: Cluster, options: Options, progress: Progress
 ) -> Result:
     """`up` for a caller that holds the lab's lock."""
-    wanted = plan(places, spec, cluster, options, record.find(places, cluster.lab))
+    known = record.find(places, cluster.lab)
+    cluster = decide(places, cluster, options.uri, known, progress)
+    wanted = plan(places, spec, cluster, options, known)
     with Hypervisor.connect(places, wanted.uri) as hypervisor:
         images = _images(places, wanted, progress)
         if wanted.accel is None:

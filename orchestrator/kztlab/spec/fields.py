@@ -163,10 +163,10 @@ AbsolutePath = Annotated[
     str, *_text("an absolute path", r"^/[^\x00-\x1f]*$", "it starts with a slash")
 ]
 Frontend = Annotated[
-    Literal["nbd", "relay", "vhost-user-blk", "disk", "zram", "none"],
+    Literal["auto", "nbd", "relay", "vhost-user-blk", "disk", "zram", "none"],
     _choice(
         "frontend",
-        ("nbd", "relay", "vhost-user-blk", "disk", "zram", "none"),
+        ("auto", "nbd", "relay", "vhost-user-blk", "disk", "zram", "none"),
         PLANNED_FRONTENDS,
     ),
 ]

@@ -94,7 +94,8 @@ class GuestSpec(Section):
         default="nbd",
         description="Where the guest swaps to. `nbd`: the page store, through QEMU's NBD client; "
         "`relay`: the same store, through kzt-agent in the guest and a virtio-serial port; "
-        "`vhost-user-blk`: the same store, which serves the guest's virtio queues itself. "
+        "`vhost-user-blk`: the same store, which serves the guest's virtio queues itself; "
+        "`auto`: the last of these if the host's QEMU can do that, else `nbd`. "
         "The others are baselines to compare with: `disk`: a file on the host; `zram`: compressed "
         "memory of the guest's own; `none`: no swap.",
     )
@@ -121,7 +122,7 @@ class GuestSpec(Section):
     @property
     def uses_store(self) -> bool:
         """Whether the guest swaps into the page store."""
-        return self.frontend in {"nbd", "relay", "vhost-user-blk"}
+        return self.frontend in {"auto", "nbd", "relay", "vhost-user-blk"}
 
 
 class AnonSpec(Section):

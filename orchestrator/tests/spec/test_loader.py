@@ -164,7 +164,7 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
             "lab: q\nguests: {a: {frontend: floppy}}",
             (
                 "2:24: guests.a.frontend: unknown frontend 'floppy'"
-                " (known: nbd, relay, vhost-user-blk, disk, zram, none)"
+                " (known: auto, nbd, relay, vhost-user-blk, disk, zram, none)"
             ),
         ),
         (
@@ -200,7 +200,7 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
             "lab: q\nguests: {a: {frontend: tmem}}",
             (
                 "2:24: guests.a.frontend: frontend 'tmem' is not built yet"
-                " (use nbd, relay, vhost-user-blk, disk, zram or none)"
+                " (use auto, nbd, relay, vhost-user-blk, disk, zram or none)"
             ),
         ),
         ("lab: q\nguests: {a: {cap: 1}}", "2:14: guests.a.cap: not built yet (remove the key)"),
