@@ -56,11 +56,14 @@ def print_fio(rates: list[fio.Figure], held: list[fio.Held], repetitions: int) -
         print_row("memory held when full, MiB", *(f"{size / MIB:.0f}" for size in sizes))
 
 
-def print_guests(figures: list[guests.Figure], repetitions: int) -> None:
+def print_guests(figures: list[guests.Figure], load: guests.Load, repetitions: int) -> None:
     """Print seconds over each frontend, alone and as multiples of the baselines'."""
     by_frontend = {figure.frontend: figure.median for figure in figures}
-    baselines = {name: by_frontend[name] for name in guests.BASELINES}
-    print(f"\nkzt-load, {guests.SIZE} twice in a 192 MiB guest; seconds, median of {repetitions}\n")
+    baselines = {name: by_frontend[name] for name in guests.BASELINES if name in by_frontend}
+    print(
+        f"\nkzt-load, {load.size} twice in a 192 MiB guest, virtual CPUs: {load.vcpus};"
+        f" seconds, median of {repetitions}\n"
+    )
     print_row("swap over", "seconds", "pages swapped", *(f"× {name}" for name in baselines))
     for figure in figures:
         pages = sorted(figure.swapped_pages)[repetitions // 2]
@@ -108,6 +111,15 @@ def main() -> int:
         "--repetitions", type=positive, default=5, help="of fio and store (default: 5)"
     )
     parser.add_argument("--guest-repetitions", type=positive, default=3, help="(default: 3)")
+    parser.add_argument("--guest-size", default="208MiB", help="of their load (default: 208MiB)")
+    parser.add_argument("--guest-vcpus", type=positive, default=1, help="(default: 1)")
+    parser.add_argument(
+        "--frontends",
+        nargs="+",
+        choices=guests.FRONTENDS,
+        default=guests.FRONTENDS,
+        help="of the guests (default: all)",
+    )
     parser.add_argument("--codec", default="lzo", help="of the store's part (default: lzo)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")
     arguments = parser.parse_args()
@@ -126,9 +138,11 @@ def main() -> int:
         result["memory"] = [asdict(figure) for figure in held]
         print_fio(rates, held, arguments.repetitions)
     if arguments.only in {None, "guests"}:
-        figures = guests.compare(arguments.guest_repetitions, progress)
+        load = guests.Load(arguments.guest_size, arguments.guest_vcpus)
+        frontends, repetitions = arguments.frontends, arguments.guest_repetitions
+        figures = guests.compare(load, frontends, repetitions, progress)
         result["guests"] = [asdict(figure) for figure in figures]
-        print_guests(figures, arguments.guest_repetitions)
+        print_guests(figures, load, repetitions)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0

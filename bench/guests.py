@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,11 +17,18 @@ SPEC = """\
 lab: bench-{frontend}
 store: {{memory: 512MiB}}
 guests:
-  vm: {{memory: 192MiB, frontend: {frontend}, swap: 512MiB}}
+  vm: {{memory: 192MiB, vcpus: {vcpus}, frontend: {frontend}, swap: 1GiB}}
 workloads:
   - {{name: load, on: [vm], anon: {{size: {size}, content: text, passes: 2}}, timeout: 20min}}
 """
-SIZE = "208MiB"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every guest has to do, and with how many processors."""
+
+    size: str = "208MiB"
+    vcpus: int = 1
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,10 @@ class Figure:
         return median(self.seconds)
 
 
-def run_once(frontend: str) -> tuple[float, int]:
+def run_once(frontend: str, load: Load) -> tuple[float, int]:
     """Boot a guest, run the workload, and return its seconds and the pages swapped."""
     with tempfile.NamedTemporaryFile("w", prefix="kztbench-", suffix=".yaml") as spec:
-        spec.write(SPEC.format(frontend=frontend, size=SIZE))
+        spec.write(SPEC.format(frontend=frontend, size=load.size, vcpus=load.vcpus))
         spec.flush()
         done = subprocess.run(
             [Path(sys.executable).with_name("kztlab"), "run", spec.name, "--json"],
@@ -59,14 +66,16 @@ def run_once(frontend: str) -> tuple[float, int]:
     )
 
 
-def compare(repetitions: int, progress: Callable[[str], None]) -> list[Figure]:
+def compare(
+    load: Load, frontends: Sequence[str], repetitions: int, progress: Callable[[str], None]
+) -> list[Figure]:
     """Run the workload over each frontend in turn, as often as asked."""
-    seconds: dict[str, list[float]] = {frontend: [] for frontend in FRONTENDS}
-    pages: dict[str, list[int]] = {frontend: [] for frontend in FRONTENDS}
+    seconds: dict[str, list[float]] = {frontend: [] for frontend in frontends}
+    pages: dict[str, list[int]] = {frontend: [] for frontend in frontends}
     for repetition in range(repetitions):
-        for frontend in FRONTENDS:
+        for frontend in frontends:
             progress(f"{repetition + 1}/{repetitions}: a guest swaps over {frontend}")
-            took, swapped = run_once(frontend)
+            took, swapped = run_once(frontend, load)
             seconds[frontend].append(took)
             pages[frontend].append(swapped)
-    return [Figure(name, seconds[name], pages[name]) for name in FRONTENDS]
+    return [Figure(name, seconds[name], pages[name]) for name in frontends]
