@@ -263,11 +263,11 @@ impl Client {
         self.read().by_id.iter().any(Option::is_some)
     }
 
-    /// What its own pools hold: not the shared ones.
-    pub(crate) fn held(&self) -> Held {
+    /// What its pools of these kinds hold. A pool that it shares is counted where all of them are.
+    pub(crate) fn held(&self, kinds: &[Kind]) -> Held {
         let mut held = Held::default();
         for pool in self.read().by_id.iter().flatten() {
-            if pool.kind() != Kind::Shared {
+            if kinds.contains(&pool.kind()) {
                 held += pool.held();
             }
         }

@@ -23,6 +23,7 @@ mod arena;
 mod client;
 mod codec;
 mod compact;
+mod control;
 #[cfg(feature = "crash-points")]
 pub mod crash_points;
 mod dedup;

@@ -436,6 +436,21 @@ impl Pool {
         }
     }
 
+    /// Removes all pages; how many there were.
+    pub(crate) fn flush_all(&self) -> u64 {
+        let mut state = self.lock();
+        if !state.alive {
+            return 0;
+        }
+        state.recent = None;
+        let directory = self.space.entry(self.root());
+        self.space.set(self.root(), Entry::Empty);
+        let freed = self.space.release(directory);
+        state.held -= freed;
+        state.counters.flush_found += freed.pages;
+        freed.pages
+    }
+
     /// Removes all pages of an object; how many there were.
     pub fn flush_object(&self, object: ObjectId) -> u64 {
         let mut state = self.lock();

@@ -105,7 +105,7 @@ pub struct Usage {
 /// An open arena. Dropping it, and every pool opened from it, unlocks the file.
 pub struct Store {
     space: Arc<Space>,
-    shared: Arc<SharedPools>,
+    pub(crate) shared: Arc<SharedPools>,
     memory: u64,
     /// Their lock is taken before a client's own.
     clients: Mutex<BTreeMap<String, Arc<Client>>>,
@@ -327,6 +327,10 @@ impl Store {
         client.ok_or(StoreError::NoDevice)?.destroy_device_pool()
     }
 
+    pub(crate) fn every_client(&self) -> Vec<Arc<Client>> {
+        lock(&self.clients).values().map(Arc::clone).collect()
+    }
+
     /// Names of the clients that have a pool, sorted.
     pub fn clients(&self) -> Vec<String> {
         let clients = lock(&self.clients);
@@ -341,7 +345,7 @@ impl Store {
     pub fn usage(&self) -> io::Result<Usage> {
         let mut held = self.shared.held();
         for client in lock(&self.clients).values() {
-            held += client.held();
+            held += client.held(&[Kind::Persistent, Kind::Ephemeral]);
         }
         let used = self.space.frames.in_use() * FRAME + EXTENT;
         let allocated = self.space.arena.allocated()?;

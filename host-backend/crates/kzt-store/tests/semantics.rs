@@ -816,3 +816,57 @@ fn a_hundred_clients_create_and_destroy_pools_at_random() {
     let held = (usage.data, usage.fragmentation, usage.meta);
     assert_eq!(held, (0, 0, 64 * 1024));
 }
+
+#[test]
+fn the_host_lists_its_clients() {
+    let mut lab = Lab::with_pools();
+    assert_eq!(lab.client.new_pool(CACHE | PERSIST, UUID), 2);
+    for index in 0..5 {
+        assert_eq!(lab.put(2, index, 1), 1);
+    }
+    lab.store.client("b").unwrap().settle(Terms {
+        weight: 7,
+        cap: Some(3 * MIB),
+        reservation: MIB,
+        compress: false,
+        exclusive: true,
+    });
+    lab.store.client("b").unwrap().freeze();
+    let list = lab.store.list();
+    let names: Vec<_> = list.iter().map(|client| client.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!((list[0].flags(), list[1].flags()), (1, 2));
+    assert_eq!(
+        (list[1].terms.weight, list[1].terms.cap),
+        (7, Some(3 * MIB))
+    );
+    let pools: Vec<_> = list[0]
+        .pools
+        .iter()
+        .map(|pool| (pool.id, pool.flags(), pool.uuid, pool.stats.pages))
+        .collect();
+    let expected = [
+        (Some(0), CACHE | PERSIST, NOBODY, 0),
+        (Some(1), CACHE, NOBODY, 0),
+        (Some(2), CACHE | PERSIST, UUID, 5),
+    ];
+    assert_eq!(pools, expected);
+}
+
+#[test]
+fn the_host_takes_back_what_may_vanish_and_nothing_else() {
+    let mut lab = Lab::with_pools();
+    for pool in [0, 1] {
+        for index in 0..200 {
+            assert_eq!(lab.put(pool, index, 3), 1);
+        }
+    }
+    // Half the pages, which do not shrink, may vanish.
+    assert!(lab.store.freeable().unwrap() > 200 * PAGE_SIZE as u64);
+    assert_eq!(lab.client.flush_ephemeral(), 200);
+    assert_eq!(lab.client.flush_ephemeral(), 0);
+    assert_eq!(lab.get(1, 0), Err(-EEMPTY));
+    assert_eq!(lab.get(0, 0), Ok(page(3)));
+    let (usage, freeable) = (lab.store.usage().unwrap(), lab.store.freeable().unwrap());
+    assert_eq!((usage.pages, usage.spare), (200, freeable));
+}
