@@ -11,7 +11,7 @@ use crate::arena::ArenaFile;
 use crate::frames::Frames;
 use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT, FRAME, HEADER};
-use crate::pam::{Allocator, Block, Pams};
+use crate::pam::{Allocator, Block, Need, Pams};
 use crate::{PAGE_SIZE, codec};
 
 const MIB: u64 = 1 << 20;
@@ -168,6 +168,52 @@ fn buddies_share_frames_with_their_pool_alone() {
     assert_eq!(frame_of(1, half - 64), loose);
     assert_eq!(frames.in_use(), 4);
     for offset in model.0.into_keys() {
+        pams.free(offset);
+    }
+    assert_eq!(frames.in_use(), 0);
+}
+
+/// Fifteen raw pages leave room for one that shrank a little; it does not hold their frames back.
+#[test]
+fn the_tail_of_raw_pages_is_used_and_moves_away() {
+    const LARGE: usize = 3500;
+    let frames = frames(2 * MIB);
+    let pams = Pams::new(&frames, Allocator::Zsmalloc);
+    let allocate = |bytes| pams.allocate_page(0, bytes).unwrap();
+    let mut model = Model::default();
+    let mut add = |bytes| {
+        let block = allocate(bytes);
+        let pool = 0;
+        model.add(Live { block, pool, bytes });
+        block.offset
+    };
+    let raw: Vec<u64> = (0..30).map(|_| add(HEADER + PAGE_SIZE)).collect();
+    let large: Vec<u64> = (0..3).map(|_| add(LARGE)).collect();
+    let extent = |offset: &u64| offset / EXTENT;
+    assert_eq!(extent(&large[1]), extent(&raw[0]));
+    assert_eq!(extent(&large[0]), extent(&raw[29]));
+    let beside = frames.in_use();
+    assert!(beside > 32, "the third has a run of its class");
+    assert_eq!(pams.compact(Need::Short, &|_, _| panic!("all are full")), 0);
+
+    for offset in raw[1..15].iter().chain(&raw[22..]) {
+        pams.free(*offset);
+    }
+    assert_eq!(frames.in_use(), beside);
+    let mut moved = vec![large[0], large[2]];
+    moved.extend(&raw[15..22]);
+    let places = std::cell::RefCell::new(moved);
+    let emptied = pams.compact(Need::Short, &|from, to| {
+        assert_eq!(extent(&from), extent(&raw[0]));
+        places.borrow_mut().push(to().unwrap().offset);
+        pams.free(from);
+        true
+    });
+    assert_eq!((emptied, frames.in_use()), (1, beside - 16));
+    let moved = places.into_inner();
+    assert_eq!(moved.len(), 11);
+    for offset in moved {
+        assert_ne!(extent(&offset), extent(&raw[0]));
         pams.free(offset);
     }
     assert_eq!(frames.in_use(), 0);

@@ -4,6 +4,9 @@
 //! A class packs blocks of one size, end to end, into runs of contiguous frames; the length of
 //! the runs is chosen to waste least. Each class has its own lock. A frame's record says which
 //! run and class it belongs to, a run's records have a bit for every block in use.
+//!
+//! Raw pages and their headers leave most of their runs' last frames over. Such a *tail* holds one
+//! block more, of a class whose blocks are a little smaller.
 
 // Class numbers come from `CLASSES`-sized tables built here; frame numbers were checked.
 #![expect(
@@ -16,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::frames::{Frames, NONE, Use};
 use crate::layout::pool::Number as PoolNumber;
-use crate::layout::{EXTENT_FRAMES, FRAME, HEADER};
+use crate::layout::{EXTENT, EXTENT_FRAMES, FRAME, HEADER};
 use crate::lock;
 use crate::pam::{Block, Need, Pam, Target};
 use crate::{PAGE_SIZE, layout};
@@ -35,6 +38,13 @@ const COMMON: u32 = 840;
 /// Bytes of [`COMMON`] frames that a shorter run may waste more: 1.5 %. Every class has a run that
 /// is half empty, and in stores of some dozen MiB these are most of what is lost.
 const NEGLIGIBLE: usize = COMMON as usize * FRAME as usize * 3 / 200;
+
+/// Blocks of a run of raw pages; the number of its tail.
+const RAW_BLOCKS: u32 = EXTENT_FRAMES - 1;
+/// Bytes of a tail.
+const TAIL: usize = EXTENT as usize - RAW_BLOCKS as usize * MAX_BLOCK;
+/// Smaller blocks don't go there: they would waste an eighth of it.
+const TAIL_FROM: usize = TAIL / 8 * 7;
 
 /// With memory to be had, a class may have one free block for so many used ones.
 const SLACK: u32 = 8;
@@ -56,19 +66,22 @@ struct Class {
 struct Runs {
     /// First frame of the first run that has both used and free blocks.
     partial: u32,
+    /// Last frame of the first run that has a free tail.
+    tails: u32,
     /// The run that is being emptied: in no list.
     isolated: u32,
     /// The run that could not be emptied last.
     stuck: u32,
     /// How many there are.
     count: u32,
-    /// Their blocks in use.
+    /// Their blocks in use, without tails.
     used: u32,
 }
 
 impl Runs {
     const NONE: Self = Self {
         partial: NONE,
+        tails: NONE,
         isolated: NONE,
         stuck: NONE,
         count: 0,
@@ -86,6 +99,20 @@ impl Class {
         };
         // Without the run's worth of places elsewhere nothing comes free.
         free >= self.blocks + slack
+    }
+
+    fn has_tail(&self) -> bool {
+        self.size == MAX_BLOCK
+    }
+
+    /// Places of a run, its tail included.
+    fn places(&self) -> u32 {
+        self.blocks + u32::from(self.has_tail())
+    }
+
+    fn block(&self, run: u32, place: u32) -> Block {
+        let offset = u64::from(run) * FRAME + u64::from(place) * self.size as u64;
+        Block { offset, place }
     }
 }
 
@@ -108,9 +135,9 @@ impl Zsmalloc {
                 .last()
                 .is_none_or(|last| (last.frames, last.blocks) != (run, blocks))
             {
-                let size = run as usize * FRAME as usize / blocks as usize / GRAIN * GRAIN;
+                let fill = run as usize * FRAME as usize / blocks as usize / GRAIN * GRAIN;
                 classes.push(Class {
-                    size,
+                    size: fill.min(MAX_BLOCK),
                     frames: run,
                     blocks,
                     state: Mutex::new(Runs::NONE),
@@ -128,6 +155,47 @@ impl Zsmalloc {
     fn class_of(&self, bytes: usize) -> Option<(u8, &Class)> {
         let number = *self.by_size.get(bytes.div_ceil(GRAIN))?;
         Some((number, &self.classes[number as usize]))
+    }
+
+    /// The class that raw pages have.
+    fn raw(&self) -> (u8, &Class) {
+        let number = self.classes.len() - 1;
+        (number as u8, &self.classes[number])
+    }
+
+    /// Takes a tail for a block of a class.
+    fn take_tail(&self, number: u8) -> Option<Block> {
+        let (_, raw) = self.raw();
+        let mut runs = lock(&raw.state);
+        let last = runs.tails;
+        if last == NONE {
+            return None;
+        }
+        self.unlink(&mut runs.tails, last);
+        let run = last - RAW_BLOCKS;
+        self.mark(run, RAW_BLOCKS, true);
+        // Where the block would be otherwise, for it to move there.
+        self.frames.frame(last).used.store(number.into(), Relaxed);
+        Some(raw.block(run, RAW_BLOCKS))
+    }
+
+    /// Whether a run has a tail and that is in use.
+    fn is_tail_used(&self, class: &Class, run: u32) -> bool {
+        class.has_tail() && self.frames.frame(run).bitmap.load(Relaxed) >> RAW_BLOCKS & 1 == 1
+    }
+
+    /// Lists a run's tail if it has a free one.
+    fn link_tail(&self, class: &Class, runs: &mut Runs, run: u32) {
+        if class.has_tail() && !self.is_tail_used(class, run) {
+            self.link(&mut runs.tails, run + RAW_BLOCKS);
+        }
+    }
+
+    /// Takes a run's tail from the list if it is free.
+    fn unlink_tail(&self, class: &Class, runs: &mut Runs, run: u32) {
+        if class.has_tail() && !self.is_tail_used(class, run) {
+            self.unlink(&mut runs.tails, run + RAW_BLOCKS);
+        }
     }
 
     /// Sets or clears a block's bit; whether that changed it.
@@ -156,8 +224,32 @@ impl Zsmalloc {
         if u32::from(count) == class.blocks {
             self.unlink(&mut runs.partial, run);
         }
-        let offset = u64::from(run) * FRAME + u64::from(place) * class.size as u64;
-        Some(Block { offset, place })
+        Some(class.block(run, place))
+    }
+
+    /// Class, run and number of a block that is in use: as long as it is, its frame's record stays.
+    fn locate(&self, offset: u64) -> (&Class, u32, u32) {
+        let frame = self.frames.at(offset);
+        let class = &self.classes[frame.class.load(Relaxed) as usize];
+        let run = (offset / FRAME) as u32 - u32::from(frame.position.load(Relaxed));
+        let place = (offset - u64::from(run) * FRAME) / class.size as u64;
+        (class, run, place as u32)
+    }
+
+    /// Takes another block for what is in the block at `offset`, which is in use. The run that it was
+    /// looked for in may have come free meanwhile, and be of another class or allocator.
+    fn beside(&self, offset: u64) -> Option<Block> {
+        if self.frames.at(offset).usage() != Use::Run {
+            return None;
+        }
+        let (class, run, place) = self.locate(offset);
+        if place < class.blocks {
+            return self.take(class, &mut lock(&class.state));
+        }
+        let number = self.frames.frame(run + RAW_BLOCKS).used.load(Relaxed) as u8;
+        let own = &self.classes[number as usize];
+        self.take_tail(number)
+            .or_else(|| self.take(own, &mut lock(&own.state)))
     }
 
     /// Takes the emptiest of the first runs out of its class's list, if enough is free elsewhere.
@@ -174,6 +266,7 @@ impl Zsmalloc {
             .filter(|run| *run != stuck)
             .min_by_key(|run| self.frames.frame(*run).used.load(Relaxed))?;
         self.unlink(&mut runs.partial, run);
+        self.unlink_tail(class, &mut runs, run);
         runs.isolated = run;
         Some(run)
     }
@@ -187,6 +280,7 @@ impl Zsmalloc {
             runs.isolated = NONE;
             runs.stuck = run;
             self.link(&mut runs.partial, run);
+            self.link_tail(class, &mut runs, run);
         }
         there
     }
@@ -218,6 +312,10 @@ impl Zsmalloc {
 impl Pam for Zsmalloc {
     fn allocate(&self, _pool: PoolNumber, bytes: usize) -> Option<Block> {
         let (number, class) = self.class_of(bytes)?;
+        let tail = fits_tail(bytes).then(|| self.take_tail(number)).flatten();
+        if tail.is_some() {
+            return tail;
+        }
         let mut runs = lock(&class.state);
         if runs.partial == NONE {
             let run = self.frames.allocate(class.frames, Use::Run)?;
@@ -225,33 +323,36 @@ impl Pam for Zsmalloc {
                 self.frames.frame(frame).class.store(number, Relaxed);
             }
             self.link(&mut runs.partial, run);
+            self.link_tail(class, &mut runs, run);
             runs.count += 1;
         }
         self.take(class, &mut runs)
     }
 
     fn free(&self, offset: u64) {
-        let frame = self.frames.at(offset);
-        // Class and position of a frame don't change while one of its blocks is in use.
-        let class = &self.classes[frame.class.load(Relaxed) as usize];
-        let run = (offset / FRAME) as u32 - u32::from(frame.position.load(Relaxed));
-        let place = (offset - u64::from(run) * FRAME) / class.size as u64;
+        let (class, run, place) = self.locate(offset);
         let mut runs = lock(&class.state);
-        let freed = self.mark(run, place as u32, false);
+        let freed = self.mark(run, place, false);
         debug_assert!(freed, "a block is freed once");
         let used = &self.frames.frame(run).used;
-        let count = used.load(Relaxed) - 1;
-        used.store(count, Relaxed);
-        runs.used -= 1;
+        let mut count = used.load(Relaxed);
         let isolated = runs.isolated == run;
-        if u32::from(count) + 1 == class.blocks && !isolated {
-            self.link(&mut runs.partial, run);
+        if place < class.blocks {
+            count -= 1;
+            used.store(count, Relaxed);
+            runs.used -= 1;
+            if u32::from(count) + 1 == class.blocks && !isolated {
+                self.link(&mut runs.partial, run);
+            }
+        } else if !isolated {
+            self.link_tail(class, &mut runs, run);
         }
-        if count == 0 {
+        if count == 0 && !self.is_tail_used(class, run) {
             if isolated {
                 runs.isolated = NONE;
             } else {
                 self.unlink(&mut runs.partial, run);
+                self.unlink_tail(class, &mut runs, run);
             }
             runs.count -= 1;
             self.frames.free(run, class.frames);
@@ -263,10 +364,10 @@ impl Pam for Zsmalloc {
             let Some(run) = self.isolate(class, need) else {
                 return false;
             };
-            for place in 0..class.blocks {
+            for place in 0..class.places() {
                 let bits = self.frames.frame(run + place / 64).bitmap.load(Relaxed);
-                let offset = u64::from(run) * FRAME + u64::from(place) * class.size as u64;
-                let target = || self.take(class, &mut lock(&class.state));
+                let offset = class.block(run, place).offset;
+                let target = || self.beside(offset);
                 if bits >> (place % 64) & 1 == 1 && !move_to(offset, &target) {
                     break;
                 }
@@ -283,9 +384,11 @@ impl Pam for Zsmalloc {
         bytes: usize,
         present: &dyn Fn(u32) -> bool,
     ) -> bool {
-        let Some((number, class)) = self.class_of(bytes) else {
+        let Some((own, class)) = self.class_of(bytes) else {
             return false;
         };
+        let tail = block.place == RAW_BLOCKS && fits_tail(bytes);
+        let (number, class) = if tail { self.raw() } else { (own, class) };
         let inside = u64::from(block.place) * class.size as u64;
         let Some(start) = block.offset.checked_sub(inside) else {
             return false;
@@ -293,7 +396,8 @@ impl Pam for Zsmalloc {
         let Ok(run) = u32::try_from(start / FRAME) else {
             return false;
         };
-        if start % FRAME != 0 || block.place >= class.blocks || run >= self.frames.count() {
+        let places = class.blocks + u32::from(tail);
+        if start % FRAME != 0 || block.place >= places || run >= self.frames.count() {
             return false;
         }
         let head = self.frames.frame(run);
@@ -310,7 +414,9 @@ impl Pam for Zsmalloc {
             lock(&class.state).count += 1;
         }
         let claimed = self.mark(run, block.place, true);
-        if claimed {
+        if claimed && tail {
+            self.frames.at(block.offset).used.store(own.into(), Relaxed);
+        } else if claimed {
             head.used.store(head.used.load(Relaxed) + 1, Relaxed);
             lock(&class.state).used += 1;
         }
@@ -322,13 +428,23 @@ impl Pam for Zsmalloc {
             let head = self.frames.frame(run);
             if head.usage() == Use::Run && head.position.load(Relaxed) == 0 {
                 let class = &self.classes[head.class.load(Relaxed) as usize];
+                let mut runs = lock(&class.state);
                 if u32::from(head.used.load(Relaxed)) < class.blocks {
-                    self.link(&mut lock(&class.state).partial, run);
+                    self.link(&mut runs.partial, run);
                 }
+                self.link_tail(class, &mut runs, run);
             }
         }
     }
 }
+
+/// Whether a block of `bytes` may be in a tail.
+const fn fits_tail(bytes: usize) -> bool {
+    TAIL_FROM < bytes && bytes <= TAIL
+}
+
+// No other block of that size has a tail's number.
+const _: () = assert!(MAX_RUN as usize * FRAME as usize / TAIL_FROM <= RAW_BLOCKS as usize);
 
 /// Frames and blocks of a run for blocks of `size` bytes: the shortest run of those that waste
 /// least, or hardly more. Raw pages, a header longer than a frame, take whole extents.
