@@ -361,6 +361,7 @@ def bench(
     files: Sequence[str | PathLike[str]],
     *,
     codecs: Sequence[str],
+    allocators: Sequence[str],
     threads: Sequence[int],
     repetitions: int,
     limit: int,
@@ -372,5 +373,5 @@ def bench(
     `progress` is told what begins, how many parts are done and how many there are. Signals are
     seen meanwhile.
 
-    Raises `OSError` for a file, `ValueError` for no pages or an unknown codec, or a `StoreError`.
+    Raises `OSError` for a file, `ValueError` for no pages or an unknown name, or a `StoreError`.
     """

@@ -20,7 +20,7 @@ from kztmem.units import format_size, parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-ALLOCATORS: Final = ("zsmalloc",)
+ALLOCATORS: Final = ("zsmalloc", "zbud")
 
 _ARENAS: Final = Path("/dev/shm")  # noqa: S108 -- the tmpfs that stores have their arenas in
 
@@ -56,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     """Measure and print; the exit code. Raises `DaemonError`."""
     args = _parser().parse_args(argv)
     codecs = [check_codec(codec, key="--codec") for codec in _words(args.codec)]
-    for allocator in _words(args.alloc):
+    allocators = _words(args.alloc)
+    for allocator in allocators:
         if allocator not in ALLOCATORS:
             raise BadInput(
                 f"{allocator!r} is no allocator", key="--alloc", hint=", ".join(ALLOCATORS)
@@ -66,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
         report = _measure(
             _files(args.files),
             codecs=codecs,
+            allocators=allocators,
             threads=threads,
             repetitions=_number(args.repetitions, key="--repetitions"),
             limit=-(-parse_size(args.limit, key="--limit") // PAGE_SIZE),
@@ -96,7 +98,12 @@ def _parser() -> argparse.ArgumentParser:
         help="files, memory dumps, or folders of files: their pages",
     )
     add("--codec", default="lzo", metavar="LIST", help="lzo (the default), lz4, zstd:LEVEL, none")
-    add("--alloc", default=ALLOCATORS[0], metavar="LIST", help=f"{', '.join(ALLOCATORS)}")
+    add(
+        "--alloc",
+        default=ALLOCATORS[0],
+        metavar="LIST",
+        help=f"{', '.join(ALLOCATORS)} (default {ALLOCATORS[0]})",
+    )
     add("--threads", default="1", metavar="LIST", help="threads at once (default 1)")
     add("--repetitions", default="5", metavar="N", help="(default 5)")
     add(
@@ -144,6 +151,7 @@ def _measure(
     files: Sequence[Path],
     *,
     codecs: Sequence[str],
+    allocators: Sequence[str],
     threads: Sequence[int],
     repetitions: int,
     limit: int,
@@ -153,6 +161,7 @@ def _measure(
         return _core.bench(
             files,
             codecs=codecs,
+            allocators=allocators,
             threads=threads,
             repetitions=repetitions,
             limit=limit,

@@ -83,7 +83,9 @@ def test_zram_is_there_or_it_is_said_why(pages: Path) -> None:
     engines = [line.split()[0] for line in lines[4:]]
     assert engines[:3] == ["raw", "store", "store"]
     assert engines[3:] == ["zram", "zram"] or lines[-1].startswith("without zram: ")
-    assert "1/3 lzo, 1 thread: raw, 1 of 1" in table.stderr, "progress is plain without a terminal"
+    assert "1/3 lzo, threads: 1, repetition 1: raw" in table.stderr, (
+        "progress is plain without a terminal"
+    )
 
 
 def test_more_pages_than_the_limit_are_thinned_out(pages: Path) -> None:

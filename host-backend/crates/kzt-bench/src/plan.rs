@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use kzt_store::Codec;
+use kzt_store::{Allocator, Codec};
 
 use crate::Error;
 use crate::corpus::Corpus;
@@ -11,15 +11,14 @@ use crate::engine::Engine;
 use crate::raw::Raw;
 use crate::round::{self, Pass, Share, Watch};
 use crate::store::Arena;
-use crate::zram::Device;
+use crate::zram::{Device, Zram};
 
-/// The arena's allocator, and zram's.
-const ZSMALLOC: &str = "zsmalloc";
-
-/// What to measure: each codec with each number of threads.
+/// What to measure: each codec with each number of threads, and in the store each allocator.
 pub struct Plan {
     /// Codecs.
     pub codecs: Vec<Codec>,
+    /// What holds the store's pages.
+    pub allocators: Vec<Allocator>,
     /// Numbers of threads, each 1 or more.
     pub threads: Vec<usize>,
     /// How often; figures are medians.
@@ -56,7 +55,7 @@ pub struct Row {
     /// The codec.
     pub codec: Codec,
     /// Its allocator, if it has one.
-    pub alloc: Option<&'static str>,
+    pub alloc: Option<Allocator>,
     /// Threads at once, each with its own pages and its own client.
     pub threads: usize,
     /// Whether the memory had been touched before.
@@ -90,13 +89,13 @@ struct Round {
 /// The rounds of one row to be.
 struct Series {
     engine: &'static str,
-    alloc: Option<&'static str>,
+    alloc: Option<Allocator>,
     warm: bool,
     rounds: Vec<Round>,
 }
 
 impl Series {
-    const fn new(engine: &'static str, alloc: Option<&'static str>, warm: bool) -> Self {
+    const fn new(engine: &'static str, alloc: Option<Allocator>, warm: bool) -> Self {
         Self {
             engine,
             alloc,
@@ -141,65 +140,54 @@ pub fn run(corpus: &Corpus, plan: &Plan, watch: &mut dyn Watch) -> Result<Report
     };
     let device = Device::add().map_err(|why| report.without_zram.push(why));
     let device = device.ok();
-    let all = plan.codecs.len() * plan.threads.len() * plan.repetitions * 3;
-    let mut done = 0;
+    let rounds = plan.codecs.len() * plan.threads.len() * plan.repetitions;
+    let mut bench = Bench {
+        corpus,
+        shares: Vec::new(),
+        watch,
+        done: 0,
+        all: rounds * (2 + plan.allocators.len()),
+    };
     for &codec in &plan.codecs {
         let raw = Raw::new(codec, corpus)?;
         let mut incompressible = 0;
         for &threads in &plan.threads {
-            let mut bench = Bench {
-                corpus,
-                shares: round::deal(corpus, threads),
-                watch,
-                verified: false,
-            };
+            bench.shares = round::deal(corpus, threads);
             let mut of_raw = Series::new(Raw::NAME, None, true);
-            let mut of_store = pair(Arena::NAME);
-            let mut of_zram = pair("zram");
+            let of_store = |&alloc| (alloc, pair(Arena::NAME, alloc));
+            let mut of_stores: Vec<_> = plan.allocators.iter().map(of_store).collect();
+            let mut of_zram = pair(Zram::NAME, Allocator::Zsmalloc);
             for repetition in 1..=plan.repetitions {
-                let mut step = |engine: &str, bench: &mut Bench<'_>| {
-                    let threads = if threads == 1 {
-                        "1 thread".into()
-                    } else {
-                        format!("{threads} threads")
-                    };
-                    let what = format!(
-                        "{codec}, {threads}: {engine}, {repetition} of {}",
-                        plan.repetitions
-                    );
-                    bench.watch.step(&what, done, all);
-                    done += 1;
-                };
-                step(Raw::NAME, &mut bench);
-                of_raw.rounds.push(bench.round(&raw)?);
-                step(Arena::NAME, &mut bench);
-                let arena = Arena::new(&plan.folder, codec, corpus)?;
-                bench.both(&arena, &mut of_store)?;
-                incompressible = arena.incompressible()?;
-                drop(arena);
-                step("zram", &mut bench);
+                let verify = repetition == 1;
+                bench.step(Raw::NAME, codec, repetition);
+                of_raw.rounds.push(bench.round(&raw, verify)?);
+                for (alloc, of_store) in &mut of_stores {
+                    bench.step(&format!("store, {alloc}"), codec, repetition);
+                    let arena = Arena::new(&plan.folder, codec, *alloc, corpus)?;
+                    bench.both(&arena, verify, of_store)?;
+                    incompressible = arena.incompressible()?;
+                }
+                bench.step(Zram::NAME, codec, repetition);
                 if let Some(device) = &device {
                     match device.fresh(codec, corpus) {
-                        Ok(zram) => bench.both(&zram, &mut of_zram)?,
+                        Ok(zram) => bench.both(&zram, verify, &mut of_zram)?,
                         Err(why) if report.without_zram.contains(&why) => {}
                         Err(why) => report.without_zram.push(why),
                     }
                 }
-                bench.verified = true;
             }
-            let [store_cold, store_warm] = of_store;
-            let [zram_cold, zram_warm] = of_zram;
-            for series in [of_raw, store_cold, store_warm, zram_cold, zram_warm] {
-                report.rows.extend(series.row(codec, threads));
-            }
+            let of_stores = of_stores.into_iter().flat_map(|(_, pair)| pair);
+            let all = [of_raw].into_iter().chain(of_stores).chain(of_zram);
+            let rows = all.filter_map(|series| series.row(codec, threads));
+            report.rows.extend(rows);
         }
         report.incompressible.push((codec, incompressible));
     }
     Ok(report)
 }
 
-fn pair(engine: &'static str) -> [Series; 2] {
-    [false, true].map(|warm| Series::new(engine, Some(ZSMALLOC), warm))
+fn pair(engine: &'static str, alloc: Allocator) -> [Series; 2] {
+    [false, true].map(|warm| Series::new(engine, Some(alloc), warm))
 }
 
 /// The corpus, dealt to a number of threads.
@@ -207,25 +195,40 @@ struct Bench<'a> {
     corpus: &'a Corpus,
     shares: Vec<Share>,
     watch: &'a mut dyn Watch,
-    /// Whether the engines have shown that they give back what they are given.
-    verified: bool,
+    /// Parts of the work behind us, of all.
+    done: usize,
+    all: usize,
 }
 
 impl Bench<'_> {
+    fn step(&mut self, engine: &str, codec: Codec, repetition: usize) {
+        let what = format!(
+            "{codec}, threads: {}, repetition {repetition}: {engine}",
+            self.shares.len()
+        );
+        self.watch.step(&what, self.done, self.all);
+        self.done += 1;
+    }
+
     /// The first round, which touches the memory, and the second, over the first one's pages.
-    fn both<E: Engine>(&mut self, engine: &E, series: &mut [Series; 2]) -> Result<(), Error> {
+    fn both<E: Engine>(
+        &mut self,
+        engine: &E,
+        verify: bool,
+        series: &mut [Series; 2],
+    ) -> Result<(), Error> {
         for series in series {
-            series.rounds.push(self.round(engine)?);
+            series.rounds.push(self.round(engine, verify)?);
         }
         Ok(())
     }
 
-    fn round<E: Engine>(&mut self, engine: &E) -> Result<Round, Error> {
+    fn round<E: Engine>(&mut self, engine: &E, verify: bool) -> Result<Round, Error> {
         let (corpus, shares) = (self.corpus, &mut self.shares);
         let mut workers = engine.workers(shares.len())?;
         let put = round::put(corpus, &mut workers, shares, self.watch)?;
         let get = round::get(&mut workers, shares, self.watch)?;
-        if !self.verified {
+        if verify {
             round::verify(E::NAME, corpus, &mut workers, shares, self.watch)?;
         }
         let memory = engine.memory()?;

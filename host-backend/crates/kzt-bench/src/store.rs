@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kzt_store::{Codec, Config, Context, ObjectId, Page, Pool, Store};
+use kzt_store::{Allocator, Codec, Config, Context, ObjectId, Page, Pool, Store};
 
 use crate::corpus::Corpus;
 use crate::engine::{Engine, Worker};
@@ -28,12 +28,18 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// Opens an arena in `folder`, which is a tmpfs. It has no name there: it ends with us.
-    pub(crate) fn new(folder: &Path, codec: Codec, corpus: &Corpus) -> Result<Self, Error> {
+    pub(crate) fn new(
+        folder: &Path,
+        codec: Codec,
+        alloc: Allocator,
+        corpus: &Corpus,
+    ) -> Result<Self, Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path: PathBuf = folder.join(format!("kztmem-bench-{}-{number}", std::process::id()));
         let config = Config {
             codec,
+            persistent: alloc,
             ..Config::new(&path, limit(corpus))
         };
         let opened = Store::open(&config);

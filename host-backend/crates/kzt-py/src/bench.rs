@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 
 use kzt_bench::{Corpus, Error, Plan, Report, Row, Watch};
-use kzt_store::Codec;
+use kzt_store::{Allocator, Codec, UnknownAllocator};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -11,7 +11,7 @@ use crate::{errors, store};
 
 /// Times puts and gets of the files' pages in the store and its peers.
 #[pyfunction]
-#[pyo3(signature = (files, *, codecs, threads, repetitions, limit, folder, progress))]
+#[pyo3(signature = (files, *, codecs, allocators, threads, repetitions, limit, folder, progress))]
 #[expect(
     clippy::needless_pass_by_value,
     clippy::too_many_arguments,
@@ -21,6 +21,7 @@ pub(crate) fn bench(
     py: Python<'_>,
     files: Vec<PathBuf>,
     codecs: Vec<String>,
+    allocators: Vec<String>,
     threads: Vec<usize>,
     repetitions: usize,
     limit: u64,
@@ -34,8 +35,14 @@ pub(crate) fn bench(
         .iter()
         .map(|codec| store::codec(codec))
         .collect::<PyResult<Vec<Codec>>>()?;
+    let allocators = allocators
+        .iter()
+        .map(|allocator| allocator.parse())
+        .collect::<Result<Vec<Allocator>, UnknownAllocator>>()
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
     let plan = Plan {
         codecs,
+        allocators,
         threads,
         repetitions,
         folder,
@@ -118,7 +125,7 @@ fn row<'py>(py: Python<'py>, corpus: &Corpus, row: &Row) -> PyResult<Bound<'py, 
     let dict = PyDict::new(py);
     dict.set_item("engine", row.engine)?;
     dict.set_item("codec", row.codec.to_string())?;
-    dict.set_item("alloc", row.alloc)?;
+    dict.set_item("alloc", row.alloc.map(|alloc| alloc.to_string()))?;
     dict.set_item("threads", row.threads)?;
     dict.set_item("warm", row.warm)?;
     dict.set_item("put_us", row.put.mean)?;
