@@ -8,11 +8,16 @@ use log::{LevelFilter, Log, Metadata, Record};
 struct StandardError;
 
 impl Log for StandardError {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+    /// Libraries tell of everything a hostile peer does, and without bounds: what matters of it is
+    /// told by those who use them.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("kzt_")
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let level = record.level().as_str().to_lowercase();
         // One write a line. A log that can't be written to is no reason to stop serving.
         let line = format!("kztmem: {level}: {}\n", record.args());

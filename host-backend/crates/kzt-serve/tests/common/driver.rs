@@ -289,6 +289,16 @@ impl Driver {
         self.half(used_of(queue) + 2)
     }
 
+    /// The next chain that has been used, by its head.
+    pub fn poll_used(&mut self, queue: u16) -> Option<u16> {
+        let seen = self.queues[usize::from(queue)].used;
+        if self.used(queue) == seen {
+            return None;
+        }
+        self.queues[usize::from(queue)].used = seen.wrapping_add(1);
+        Some(self.half(used_of(queue) + 4 + 8 * u64::from(seen % SIZE)))
+    }
+
     /// Waits for the next chain to be used: its head and the bytes written; `None` if the server
     /// hangs up instead.
     pub fn next_used(&mut self, queue: u16) -> Option<(u32, u32)> {
