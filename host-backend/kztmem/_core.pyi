@@ -16,12 +16,14 @@ __all__ = [
     "Client",
     "ClientExistsError",
     "CorruptPageError",
+    "DiskError",
     "NoClientError",
     "NoMemoryError",
     "NoSpaceError",
     "Pool",
     "Server",
     "SocketError",
+    "SpillError",
     "Store",
     "StoreError",
     "bench",
@@ -37,8 +39,29 @@ class Recovery(TypedDict):
     pools: int
     pages: int
     dropped: int
+    abandoned: int
     seconds: float
     warnings: list[str]
+
+@type_check_only
+class SpillCounters(TypedDict):
+    """Counted since the store was opened; the first three in pages."""
+
+    written: int
+    collected: int
+    read: int
+    write_errors: int
+    read_errors: int
+
+@type_check_only
+class SpillUsage(TypedDict):
+    """What the spill file takes of its disk, and what is in it."""
+
+    limit_bytes: int
+    allocated_bytes: int
+    data_bytes: int
+    pages: int
+    counters: SpillCounters
 
 @type_check_only
 class Usage(TypedDict):
@@ -51,6 +74,7 @@ class Usage(TypedDict):
     fragmentation_bytes: int
     spare_bytes: int
     pages: int
+    spill: SpillUsage | None
 
 @type_check_only
 class Counters(TypedDict):
@@ -63,6 +87,8 @@ class Counters(TypedDict):
     flush_found: int
     failed_puts: int
     crc_errors: int
+    io_errors: int
+    spill_reads: int
 
 @type_check_only
 class Latency(TypedDict):
@@ -88,6 +114,8 @@ class PoolStats(TypedDict):
     index_bytes: int
     same_filled_pages: int
     raw_pages: int
+    spilled_pages: int
+    spilled_bytes: int
     counters: Counters
 
 @type_check_only
@@ -202,15 +230,32 @@ class NoSpaceError(StoreError):
 class CorruptPageError(StoreError):
     """The stored page is damaged."""
 
+class DiskError(StoreError):
+    """The disk with the spill file can't be read. The page stays there."""
+
+class SpillError(StoreError):
+    """The spill file is missing with pages in it, not the arena's, or can't have that size."""
+
 @final
 class Server:
     """A store that serves its clients' sockets. Methods may be called from any thread."""
 
-    def __new__(cls, *, arena: str | PathLike[str], memory: int, codec: str) -> Server:
+    def __new__(
+        cls,
+        *,
+        arena: str | PathLike[str],
+        memory: int,
+        codec: str,
+        spill: tuple[str | PathLike[str], int] | None = None,
+        abandon_spilled: bool = False,
+    ) -> Server:
         """Open the arena, or recover what it holds.
 
-        Raises `ArenaBusyError`, `ArenaFormatError`, `ArenaSpaceError` or another `StoreError`, and
-        `ValueError` for an unknown codec.
+        `spill` is a file on a disk, for pages that memory has no room for, and its most bytes. With
+        pages in a file that is not there it is a `SpillError`, unless they are `abandon_spilled`.
+
+        Raises `ArenaBusyError`, `ArenaFormatError`, `ArenaSpaceError`, `SpillError` or another
+        `StoreError`, and `ValueError` for an unknown codec.
         """
 
     @property
@@ -264,7 +309,15 @@ class Server:
 class Store:
     """The store without sockets, to test against a model."""
 
-    def __new__(cls, *, arena: str | PathLike[str], memory: int, codec: str) -> Store:
+    def __new__(
+        cls,
+        *,
+        arena: str | PathLike[str],
+        memory: int,
+        codec: str,
+        spill: tuple[str | PathLike[str], int] | None = None,
+        abandon_spilled: bool = False,
+    ) -> Store:
         """Open the arena like `Server`."""
 
     @property

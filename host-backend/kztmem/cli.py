@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kztmem.errors import BadInput
-from kztmem.settings import Settings, check_codec, check_memory, check_name, check_swap
+from kztmem.settings import (
+    Settings,
+    Spill,
+    check_codec,
+    check_memory,
+    check_name,
+    check_spill,
+    check_swap,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,6 +61,7 @@ def parse(argv: Sequence[str]) -> Invocation:
     state = _absolute(args.state, key="--state")
     sockets: Path | None = args.sockets
     memory: int | None = None
+    spill: Spill | None = None
     codec: str | None = None
     user: str | None = None
     clients: dict[str, int] = {}
@@ -62,9 +71,14 @@ def parse(argv: Sequence[str]) -> Invocation:
 
         file = load(args.config)
         memory, codec, user, clients = file.memory, file.codec, file.user, file.swap_sizes()
+        spill = file.spill
         sockets = sockets or file.sockets
     if args.memory is not None:
         memory = check_memory(args.memory, key="--memory")
+    if args.spill is not None:
+        spill = check_spill(args.spill, key="--spill")
+    if spill is not None and spill.path is not None:
+        spill = replace(spill, path=_absolute(spill.path, key="--spill"))
     if args.codec is not None:
         codec = check_codec(args.codec, key="--codec")
     settings = Settings(
@@ -72,6 +86,8 @@ def parse(argv: Sequence[str]) -> Invocation:
         sockets=state if sockets is None else _absolute(sockets, key="--sockets"),
         memory=memory,
         codec=codec,
+        spill=spill,
+        abandon_spilled=args.abandon_spilled,
         user=args.user or user,
         clients=clients | _clients(args.client),
     )
@@ -98,6 +114,17 @@ def _parser() -> argparse.ArgumentParser:
         "--memory",
         metavar="SIZE",
         help="limit of the arena in /dev/shm, pages and index together; needed the first time",
+    )
+    add(
+        "--spill",
+        metavar="SIZE[,PATH]",
+        help="a file of at most SIZE on a disk (by default DIR/spill) for pages that memory has no "
+        "room for; none: no such file any more",
+    )
+    add(
+        "--abandon-spilled",
+        action="store_true",
+        help="give up pages in a spill file that is not there any more; they read as errors",
     )
     add(
         "--codec",
@@ -127,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument(
         "--remove",
         action="store_true",
-        help="throw all pages away: remove arena and sockets of a stopped daemon",
+        help="throw all pages away: remove arena, spill file and sockets of a stopped daemon",
     )
     add("--version", action=_Version)
     return parser

@@ -2,6 +2,7 @@
 """The configuration file: TOML, the same settings as the options.
 
 memory = "512MiB"
+spill = "4GiB"
 codec = "lzo"
 
 [clients.a]
@@ -17,12 +18,23 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from kztmem.errors import BadInput
-from kztmem.settings import check_codec, check_memory, check_name, check_swap
+from kztmem.settings import (
+    Spill,
+    check_codec,
+    check_memory,
+    check_name,
+    check_spill,
+    check_swap,
+)
 from kztmem.validation import Strict, checked, problems
 
 
 def _memory(size: str | int) -> int:
     return check_memory(size, key="memory")
+
+
+def _spill(spec: str | int) -> Spill:
+    return check_spill(spec, key="spill")
 
 
 def _codec(name: str) -> str:
@@ -38,6 +50,11 @@ def _name(name: str) -> str:
 
 
 Memory = Annotated[int, BeforeValidator(checked(_memory, str, int))]
+SpillSpec = Annotated[
+    Spill,
+    BeforeValidator(checked(_spill, str, int)),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}, mode="validation"),
+]
 Codec = Annotated[str, BeforeValidator(checked(_codec, str))]
 Swap = Annotated[
     int,
@@ -57,6 +74,9 @@ class Config(Strict):
     """The file's content; None where it says nothing."""
 
     memory: Memory | None = Field(None, description="Limit of the arena, pages and index together.")
+    spill: SpillSpec | None = Field(
+        None, description="SIZE or SIZE,PATH of a file on a disk for what memory has no room for."
+    )
     codec: Codec | None = Field(None, description="lzo, lz4, zstd:LEVEL or none.")
     sockets: Path | None = Field(None, description="Directory of the sockets.")
     user: str | None = Field(None, description="When started as root: the user to serve as.")

@@ -15,7 +15,15 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from kztmem.schemas import Arena, Client, Counters, Recovery, RelayCounters
+from kztmem.schemas import (
+    Arena,
+    Client,
+    Counters,
+    Recovery,
+    RelayCounters,
+    Spill,
+    SpillCounters,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +60,8 @@ class _Figures(Collector):
         for part, model in (("arena", Arena), ("recovery", Recovery)):
             for name, text in _figures(model):
                 yield GaugeMetricFamily(f"kztmem_{part}_{name}", text, status[part][name])
+        if status["spill"]:
+            yield from _spill(status["spill"])
         yield from _clients(status["clients"])
 
 
@@ -60,6 +70,13 @@ def _figures(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
         if field.annotation in {int, float}:
             yield name, field.description or ""
+
+
+def _spill(spill: dict[str, Any]) -> Iterator[Metric]:
+    for name, text in _figures(Spill):
+        yield GaugeMetricFamily(f"kztmem_spill_{name}", text, spill[name])
+    for name, text in _figures(SpillCounters):
+        yield CounterMetricFamily(f"kztmem_spill_{name}", text, spill["counters"][name])
 
 
 def _clients(clients: list[dict[str, Any]]) -> Iterator[Metric]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from kztmem import host
 from kztmem.clientsockets import ClientSockets
@@ -20,10 +21,12 @@ from kztmem.settings import DEFAULT_CODEC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from kztmem.settings import Settings
-    from kztmem.statedir import StateDir
+    from kztmem.statedir import Record, StateDir
+
+SPILL_FILE: Final = "spill"
+"""Its name in the state directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,9 @@ class Plan:
     arena: Path
     memory: int
     codec: str
+    spill: tuple[Path, int] | None
+    """The spill file and its most bytes."""
+    abandon_spilled: bool
     sockets: Path
 
 
@@ -55,8 +61,20 @@ def make_plan(settings: Settings, state: StateDir) -> Plan:
         arena=arena,
         memory=memory,
         codec=settings.codec or (last.codec if last else DEFAULT_CODEC),
+        spill=_spill(settings, state, last),
+        abandon_spilled=settings.abandon_spilled,
         sockets=settings.sockets,
     )
+
+
+def _spill(settings: Settings, state: StateDir, last: Record | None) -> tuple[Path, int] | None:
+    before = Path(last.spill) if last and last.spill else None
+    if settings.spill is None:
+        return (before, last.spill_bytes) if last and before else None
+    if settings.spill.size == 0:
+        return None
+    path = settings.spill.path or before or state.path / SPILL_FILE
+    return (path, settings.spill.size)
 
 
 def _own_arena(state: Path) -> Path:

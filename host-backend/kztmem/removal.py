@@ -10,12 +10,13 @@ from pathlib import Path
 from kztmem import host
 from kztmem.clientsockets import ClientSockets
 from kztmem.errors import BadInput, HostUnable
+from kztmem.plan import SPILL_FILE
 from kztmem.privileges import User, become
 from kztmem.statedir import StateDir
 
 
 def remove(path: Path, sockets: Path) -> None:
-    """Removes arena and sockets; clients and settings stay. Does nothing if all is gone already.
+    """Removes arena, spill file and sockets; clients and settings stay. There may be none.
 
     `sockets` is where they are if the state directory cannot tell any more. Raises `HostUnable`
     while a daemon serves, `BadInput` for a directory of something else. As root it acts as the
@@ -36,11 +37,15 @@ def remove(path: Path, sockets: Path) -> None:
             record = state.record()
         except HostUnable:
             record = None  # damaged, and perhaps the reason to remove everything
+        # What no arena leads to is nobody's page any more.
+        _unlink(path / SPILL_FILE)
+        if record is not None and record.spill is not None:
+            _unlink(Path(record.spill))
         _remove_sockets(sockets if record is None else Path(record.sockets))
         if record is not None:
             # On a full disk this fails: the next daemon will then take the arena for lost.
             with contextlib.suppress(HostUnable):
-                state.write_record(replace(record, arena=None))
+                state.write_record(replace(record, arena=None, spill=None))
 
 
 def _remove_sockets(folder: Path) -> None:

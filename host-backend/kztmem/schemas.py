@@ -44,6 +44,8 @@ class Counters(_Answer):
     flush_found: int = Field(description="Pages forgotten that were there.")
     failed_puts: int = Field(description="Pages refused for lack of memory.")
     crc_errors: int = Field(description="Pages that came back damaged: an alarm.")
+    io_errors: int = Field(description="Pages that could not be read from the disk.")
+    spill_reads: int = Field(description="Pages read from the disk.")
 
 
 class Latency(_Answer):
@@ -91,10 +93,12 @@ class Client(_Answer):
     ctl: str = Field(description="Path of the socket of the port for the agent's reports.")
     connections: int = Field(description="Open connections to the device.")
     stored_pages: int = Field(description="Pages held.")
-    stored_bytes: int = Field(description="Compressed, with the headers of the blocks.")
+    stored_bytes: int = Field(description="In memory, compressed, with the blocks' headers.")
     index_bytes: int = Field(description="Of its index.")
     same_filled_pages: int = Field(description="Of the stored: one word repeated, no bytes held.")
     raw_pages: int = Field(description="Of the stored: did not shrink, kept as they are.")
+    spilled_pages: int = Field(description="Of the stored: on the disk.")
+    spilled_bytes: int = Field(description="Of the disk, compressed, with the blocks' headers.")
     counters: Counters
     latency: Latencies
     relay_counters: RelayCounters
@@ -117,7 +121,28 @@ class Arena(_Answer):
     meta_bytes: int = Field(description="Index and headers.")
     fragmentation_bytes: int = Field(description="Lost between blocks.")
     spare_bytes: int = Field(description="Kept ready for what comes next.")
-    pages: int = Field(description="Pages stored.")
+    pages: int = Field(description="Pages stored, in memory or on the disk.")
+
+
+class SpillCounters(_Answer):
+    """Pages, and errors, since the daemon started."""
+
+    written: int = Field(description="Pages written, those moved within the file included.")
+    collected: int = Field(description="Of these, pages moved to make room in the file.")
+    read: int = Field(description="Pages read.")
+    write_errors: int = Field(description="Failed writes: their pages stayed in memory.")
+    read_errors: int = Field(description="Failed reads.")
+
+
+class Spill(_Answer):
+    """The file on a disk for what memory has no room for."""
+
+    path: str
+    limit_bytes: int = Field(description="What it may occupy at most.")
+    allocated_bytes: int = Field(description="What it occupies of the disk.")
+    data_bytes: int = Field(description="Compressed pages with the headers of their blocks.")
+    pages: int = Field(description="Pages in it.")
+    counters: SpillCounters
 
 
 class Recovery(_Answer):
@@ -127,7 +152,8 @@ class Recovery(_Answer):
     pools: int = Field(description="Pools found.")
     pages: int = Field(description="Pages found.")
     seconds: float = Field(description="Time it took.")
-    dropped: int = Field(description="Half-made blocks that nobody had been promised.")
+    dropped: int = Field(description="Entries that were damaged, or abandoned.")
+    abandoned: int = Field(description="Of these, pages in a spill file that was not there.")
     losses: int = Field(description="How often the arena of this state directory was gone.")
 
 
@@ -141,6 +167,7 @@ class Status(_Answer):
     uptime_seconds: float
     codec: str
     arena: Arena
+    spill: Spill | None = Field(description="None: the store has no disk.")
     recovery: Recovery
     warnings: list[str]
     clients: list[Client]

@@ -11,10 +11,18 @@ import contextlib
 import logging
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kztmem import host
-from kztmem._core import ArenaFormatError, ArenaSpaceError, NoClientError, Server, StoreError
+from kztmem._core import (
+    ArenaFormatError,
+    ArenaSpaceError,
+    NoClientError,
+    Server,
+    SpillError,
+    StoreError,
+)
 from kztmem.errors import HostUnable, NotFound
 from kztmem.guest import guest
 from kztmem.privileges import User
@@ -23,8 +31,6 @@ from kztmem.statedir import Record
 from kztmem.version import version
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kztmem.plan import Plan
     from kztmem.statedir import StateDir
 
@@ -52,6 +58,9 @@ class Service:
         self._user = User.current().name
         last = state.record()
         loss = _loss(plan.arena, last)
+        if loss and last and last.spill:
+            # Nothing leads there any more, and a new arena would not take it for its own.
+            _remove(Path(last.spill))
         self._server = _open(plan)
         found = self._server.recovery
         reason = loss or found["reason"]
@@ -63,6 +72,8 @@ class Service:
             sockets=str(plan.sockets),
             boot_id=host.boot_id(),
             arena=str(plan.arena),
+            spill=str(plan.spill[0]) if plan.spill else None,
+            spill_bytes=plan.spill[1] if plan.spill else 0,
             losses=losses,
         )
         self._warnings = [*warnings, *found["warnings"], *_pin(self._server)]
@@ -71,6 +82,7 @@ class Service:
             "pools": found["pools"],
             "pages": found["pages"],
             "dropped": found["dropped"],
+            "abandoned": found["abandoned"],
             "seconds": found["seconds"],
             "losses": losses,
         }
@@ -94,10 +106,19 @@ class Service:
             "user": self._user,
             "uptime_seconds": time.monotonic() - self._started,
             "codec": self._record.codec,
-            "arena": {"path": self._record.arena, **self._server.status()},
+            **self._memory(),
             "recovery": self._recovery,
             "warnings": self.warnings(),
             "clients": self.clients(),
+        }
+
+    def _memory(self) -> dict[str, Any]:
+        """What is taken of memory and disk."""
+        usage: dict[str, Any] = {**self._server.status()}
+        spill = usage.pop("spill")
+        return {
+            "arena": {"path": self._record.arena, **usage},
+            "spill": spill and {"path": self._record.spill, **spill},
         }
 
     def describe(self) -> str:
@@ -147,15 +168,31 @@ class Service:
 
 def _open(plan: Plan) -> Server:
     try:
-        return Server(arena=plan.arena, memory=plan.memory, codec=plan.codec)
+        return Server(
+            arena=plan.arena,
+            memory=plan.memory,
+            codec=plan.codec,
+            spill=plan.spill,
+            abandon_spilled=plan.abandon_spilled,
+        )
     except ArenaSpaceError as error:
         hint = "start it with a --memory that holds what is there and fits the host"
         raise HostUnable(str(error), key="--memory", hint=hint) from error
     except ArenaFormatError as error:
         hint = "serve it with the version that made it, or throw its pages away: --remove"
         raise HostUnable(str(error), key="--state", hint=hint) from error
+    except SpillError as error:
+        hint = "give the file that it had, or give its pages up: --abandon-spilled"
+        raise HostUnable(str(error), key="--spill", hint=hint) from error
     except StoreError as error:
         raise HostUnable(str(error), key="--state") from error
+
+
+def _remove(spill: Path) -> None:
+    try:
+        spill.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostUnable(f"cannot remove {spill}: {error.strerror}", key="--spill") from error
 
 
 def _pin(server: Server) -> list[str]:

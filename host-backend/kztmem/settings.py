@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from kztmem.errors import BadInput
 from kztmem.units import format_size, parse_size
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PAGE_SIZE: Final = 4096
 MAX_SWAP: Final = PAGE_SIZE << 32
@@ -23,6 +21,10 @@ MAX_SWAP: Final = PAGE_SIZE << 32
 MIN_MEMORY: Final = 1 << 20
 MAX_MEMORY: Final = 1 << 40
 """What the arena's format allows (docs/arena.md)."""
+
+MIN_SPILL: Final = 2 << 20
+MAX_SPILL: Final = 1 << 40
+"""Likewise for the spill file."""
 
 DEFAULT_CODEC: Final = "lzo"
 DEFAULT_USER: Final = "kztlab"
@@ -33,6 +35,16 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 _CODEC = re.compile(r"none|lzo|lz4|zstd(?::(?:-[1-7]|1?[0-9]))?", re.ASCII)
 
 
+@dataclass(frozen=True)
+class Spill:
+    """A file on a disk for pages that memory has no room for."""
+
+    size: int
+    """Its most bytes; 0: there is to be none."""
+    path: Path | None = None
+    """None: in the state directory."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the operator asked for; None where nothing was said."""
@@ -41,6 +53,8 @@ class Settings:
     sockets: Path
     memory: int | None = None
     codec: str | None = None
+    spill: Spill | None = None
+    abandon_spilled: bool = False
     user: str | None = None
     clients: dict[str, int] = field(default_factory=dict)
     """Swap size in bytes of each client that must exist once the daemon serves."""
@@ -86,6 +100,23 @@ def check_memory(size: str | int, *, key: str) -> int:
             hint=f"from {format_size(MIN_MEMORY)} to {format_size(MAX_MEMORY)}",
         )
     return memory
+
+
+def check_spill(text: str | int, *, key: str) -> Spill:
+    """Returns what `SIZE[,PATH]` or `none` say, or raises `BadInput`."""
+    if text == "none":
+        return Spill(0)
+    size, comma, path = str(text).partition(",")
+    spill = parse_size(size, key=key)
+    if not MIN_SPILL <= spill <= MAX_SPILL:
+        raise BadInput(
+            f"{format_size(spill)} are not a limit that a spill file can have",
+            key=key,
+            hint=f"from {format_size(MIN_SPILL)} to {format_size(MAX_SPILL)}, or none",
+        )
+    if comma and not path:
+        raise BadInput(f"{text!r} has no path", key=key, hint="write SIZE or SIZE,PATH")
+    return Spill(spill, Path(path) if comma else None)
 
 
 def check_codec(codec: str, *, key: str) -> str:

@@ -44,6 +44,9 @@ class Record:
     boot_id: str
     arena: str | None
     """None once the arena was removed on purpose."""
+    spill: str | None = None
+    """The spill file, and the most bytes it may have."""
+    spill_bytes: int = 0
     losses: int = 0
     """How often the arena was gone when the daemon started, as after a reboot."""
 
@@ -96,6 +99,8 @@ class StateDir:
                 sockets=_text(data["sockets"]),
                 boot_id=_text(data["boot_id"]),
                 arena=None if data["arena"] is None else _text(data["arena"]),
+                spill=None if data.get("spill") is None else _text(data["spill"]),
+                spill_bytes=_number(data.get("spill_bytes", 0)),
                 losses=_number(data["losses"]),
             )
         except (KeyError, TypeError, BadInput) as error:

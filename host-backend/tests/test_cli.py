@@ -7,13 +7,14 @@ import pytest
 
 from kztmem.cli import parse
 from kztmem.errors import BadInput
+from kztmem.settings import Spill
 
 STATE = ["--state", "/srv/store"]
 
 
 def test_everything_at_once() -> None:
     options = (
-        "--memory 512MiB --codec zstd:3 --client a:1GiB --client b:8KiB "
+        "--memory 512MiB --spill 4GiB,/disk/x/../s --codec zstd:3 --client a:1GiB --client b:8KiB "
         "--sockets /run/s --user nobody --detach"
     )
     invocation = parse([*STATE, *options.split()])
@@ -23,6 +24,7 @@ def test_everything_at_once() -> None:
     assert settings.state == Path("/srv/store")
     assert settings.sockets == Path("/run/s")
     assert settings.memory == 512 << 20
+    assert settings.spill == Spill(4 << 30, Path("/disk/s"))
     assert settings.codec == "zstd:3"
     assert settings.user == "nobody"
     assert settings.clients == {"a": 1 << 30, "b": 8192}
@@ -50,6 +52,11 @@ def test_a_state_directory_has_one_name_however_it_is_spelt(tmp_path: Path) -> N
     [
         (["--memory", "512MB"], "--memory: '512MB' has an unknown unit (did you mean MiB?"),
         (["--memory", "1KiB"], "--memory: 1KiB are not a limit that an arena can have (from 1MiB"),
+        (
+            ["--spill", "1MiB"],
+            "--spill: 1MiB are not a limit that a spill file can have (from 2MiB",
+        ),
+        (["--spill", "1GiB,"], "--spill: '1GiB,' has no path (write SIZE or SIZE,PATH)"),
         (["--codec", "gzip"], "--codec: unknown codec 'gzip' (one of lzo"),
         (["--client", "a"], "--client: 'a' has no size (write NAME:SIZE)"),
         (["--client", "A:1GiB"], "--client: 'A' is not a client's name (use 1 to 31"),

@@ -5,6 +5,7 @@ import pytest
 
 from kztmem.config import load
 from kztmem.errors import BadInput
+from kztmem.settings import Spill
 
 
 @pytest.fixture
@@ -14,11 +15,12 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_file(file: Path) -> None:
     file.write_text(
-        'memory = "512MiB"\ncodec = "lzo"\nsockets = "/run/s"\nuser = "nobody"\n'
+        'memory = "512MiB"\nspill = "4GiB"\ncodec = "lzo"\nsockets = "/run/s"\nuser = "nobody"\n'
         '[clients.a]\nswap = "1GiB"\n[clients.b]\nswap = 8192\n'
     )
     config = load(file)
     assert config.memory == 512 << 20
+    assert config.spill == Spill(4 << 30)
     assert config.codec == "lzo"
     assert config.sockets == Path("/run/s")
     assert config.user == "nobody"
@@ -37,9 +39,10 @@ def test_an_empty_file_says_nothing(file: Path) -> None:
         ("memory = '1GiB'\nmemory = '2GiB'", "is not TOML"),
         ("memroy = '1GiB'", "memroy: unknown key (did you mean memory?)"),
         (f"a = {'[' * 100_000}", "is not TOML"),
-        ("colour = 1", "colour: unknown key (known keys: memory, codec"),
+        ("colour = 1", "colour: unknown key (known keys: memory, spill, codec"),
         ("memory = '512MB'", "memory: '512MB' has an unknown unit (did you mean MiB?"),
         ("memory = [1]", "memory: not a str or int"),
+        ("spill = '1KiB'", "spill: 1KiB are not a limit that a spill file can have"),
         ("codec = 'gzip'", "codec: unknown codec 'gzip' (one of lzo"),
         ("codec = 1", "codec: not a str"),
         ("[clients.a]\nswap = 5000", "clients.a.swap: 5000 bytes are not whole pages"),

@@ -98,6 +98,30 @@ def test_a_destroyed_pool_and_a_closed_store_are_gone(store: _core.Store) -> Non
         store.usage()
 
 
+def test_pages_go_to_a_disk_and_are_missed_without_it(arena: Path, tmp_path: Path) -> None:
+    spill = (tmp_path / "spill", 16 << 20)
+    store = _core.Store(arena=arena, memory=1 << 20, codec="none", spill=spill)
+    pool = store.pool("a")
+    for index in range(1000):
+        pool.put(OBJECT, index, PAGE)
+    usage, stats = store.usage()["spill"], pool.stats()
+    assert usage is not None
+    assert usage["pages"] == stats["spilled_pages"] > 700
+    assert usage["limit_bytes"] == spill[1] > usage["allocated_bytes"] > usage["data_bytes"]
+    assert all(pool.get(OBJECT, index) == PAGE for index in range(1000))
+    assert pool.stats()["counters"]["spill_reads"] == usage["pages"]
+    del pool
+    store.close()
+    with pytest.raises(_core.SpillError, match="missing or cut short"):
+        _core.Store(arena=arena, memory=1 << 20, codec="none")
+    spill[0].write_bytes(b"no spill file")
+    with pytest.raises(_core.SpillError, match="not this arena's"):
+        _core.Store(arena=arena, memory=1 << 20, codec="none", spill=spill)
+    store = _core.Store(arena=arena, memory=1 << 20, codec="none", abandon_spilled=True)
+    assert store.recovery["abandoned"] == usage["pages"]
+    store.close()
+
+
 def test_a_clients_tmem_operations(store: _core.Store) -> None:
     client = store.client("a", weight=3, cap=1 << 20, reservation=4096, compress=False)
     swap, cache = client.new_pool(1 << 24 | 1, 0, 0), client.new_pool(1 << 24, 5, 2**64 - 1)

@@ -6,10 +6,13 @@ import pytest
 from kztmem.errors import BadInput
 from kztmem.settings import (
     MAX_SWAP,
+    MIN_SPILL,
     PAGE_SIZE,
+    Spill,
     check_codec,
     check_name,
     check_socket_path,
+    check_spill,
     check_swap,
 )
 
@@ -47,6 +50,14 @@ def test_codecs(codec: str) -> None:
 def test_no_codecs(codec: str) -> None:
     with pytest.raises(BadInput, match="one of lzo, lz4"):
         check_codec(codec, key="codec")
+
+
+def test_a_spill_file_has_a_size_and_perhaps_a_path() -> None:
+    assert check_spill("none", key="spill") == Spill(0)
+    assert check_spill(MIN_SPILL, key="spill") == Spill(MIN_SPILL)
+    assert check_spill("1GiB,a,b", key="spill") == Spill(1 << 30, Path("a,b"))
+    with pytest.raises(BadInput, match="can have"):
+        check_spill(MIN_SPILL - 1, key="spill")
 
 
 def test_socket_path_is_counted_in_bytes() -> None:

@@ -66,6 +66,18 @@ create_exception!(
     StoreError,
     "The stored page is damaged."
 );
+create_exception!(
+    kztmem._core,
+    DiskError,
+    StoreError,
+    "The disk with the spill file can't be read."
+);
+create_exception!(
+    kztmem._core,
+    SpillError,
+    StoreError,
+    "The spill file is not there, or not the arena's."
+);
 
 pub(crate) fn open(error: &OpenError) -> PyErr {
     let message = error.to_string();
@@ -77,6 +89,9 @@ pub(crate) fn open(error: &OpenError) -> PyErr {
         OpenError::Memory { .. } | OpenError::Shrunk { .. } | OpenError::FilesystemFull { .. } => {
             ArenaSpaceError::new_err(message)
         }
+        OpenError::SpillForeign { .. }
+        | OpenError::SpillLost { .. }
+        | OpenError::SpillSize { .. } => SpillError::new_err(message),
         _ => StoreError::new_err(message),
     }
 }
@@ -114,6 +129,7 @@ pub(crate) fn get(error: GetError) -> PyErr {
     let message = error.to_string();
     match error {
         GetError::Corrupt => CorruptPageError::new_err(message),
+        GetError::Io => DiskError::new_err(message),
         GetError::NoDevice => NoClientError::new_err(message),
     }
 }
@@ -123,6 +139,7 @@ pub(crate) fn update(error: UpdateError) -> PyErr {
     match error {
         UpdateError::NoMemory => NoMemoryError::new_err(message),
         UpdateError::Corrupt => CorruptPageError::new_err(message),
+        UpdateError::Io => DiskError::new_err(message),
         UpdateError::NoDevice => NoClientError::new_err(message),
     }
 }

@@ -2,7 +2,9 @@
 //! The core's figures as dictionaries, under the names the HTTP API gives them.
 
 use kzt_serve::{ClientStats, Latency, PortCounters, Report};
-use kzt_store::{ClientStats as TmemStats, Kind, Origin, PoolStats, Recovery, Usage, Uuid};
+use kzt_store::{
+    ClientStats as TmemStats, Kind, Origin, PoolStats, Recovery, SpillUsage, Usage, Uuid,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -17,6 +19,7 @@ pub(crate) fn recovery<'py>(py: Python<'py>, recovery: &Recovery) -> PyResult<Bo
     dict.set_item("pools", recovery.pools)?;
     dict.set_item("pages", recovery.pages)?;
     dict.set_item("dropped", recovery.dropped)?;
+    dict.set_item("abandoned", recovery.abandoned)?;
     dict.set_item("seconds", recovery.elapsed.as_secs_f64())?;
     dict.set_item("warnings", &recovery.warnings)?;
     Ok(dict)
@@ -31,6 +34,27 @@ pub(crate) fn usage<'py>(py: Python<'py>, usage: &Usage) -> PyResult<Bound<'py, 
     dict.set_item("fragmentation_bytes", usage.fragmentation)?;
     dict.set_item("spare_bytes", usage.spare)?;
     dict.set_item("pages", usage.pages)?;
+    let spill = usage.spill.as_ref();
+    dict.set_item(
+        "spill",
+        spill.map(|disk| spill_usage(py, disk)).transpose()?,
+    )?;
+    Ok(dict)
+}
+
+fn spill_usage<'py>(py: Python<'py>, usage: &SpillUsage) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("limit_bytes", usage.limit)?;
+    dict.set_item("allocated_bytes", usage.allocated)?;
+    dict.set_item("data_bytes", usage.data)?;
+    dict.set_item("pages", usage.pages)?;
+    let counters = PyDict::new(py);
+    counters.set_item("written", usage.written)?;
+    counters.set_item("collected", usage.collected)?;
+    counters.set_item("read", usage.read)?;
+    counters.set_item("write_errors", usage.write_errors)?;
+    counters.set_item("read_errors", usage.read_errors)?;
+    dict.set_item("counters", counters)?;
     Ok(dict)
 }
 
@@ -100,6 +124,8 @@ pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'p
     dict.set_item("index_bytes", stats.index_bytes)?;
     dict.set_item("same_filled_pages", stats.same_filled)?;
     dict.set_item("raw_pages", stats.raw)?;
+    dict.set_item("spilled_pages", stats.spilled)?;
+    dict.set_item("spilled_bytes", stats.spilled_bytes)?;
     let counters = PyDict::new(py);
     counters.set_item("puts", stats.puts)?;
     counters.set_item("gets", stats.gets)?;
@@ -108,6 +134,8 @@ pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'p
     counters.set_item("flush_found", stats.flush_found)?;
     counters.set_item("failed_puts", stats.failed_puts)?;
     counters.set_item("crc_errors", stats.crc_errors)?;
+    counters.set_item("io_errors", stats.io_errors)?;
+    counters.set_item("spill_reads", stats.spill_reads)?;
     dict.set_item("counters", counters)?;
     Ok(dict)
 }

@@ -23,7 +23,7 @@ mod _core {
     #[pymodule_export]
     use crate::errors::{
         ArenaBusyError, ArenaFormatError, ArenaSpaceError, ClientExistsError, CorruptPageError,
-        NoClientError, NoMemoryError, NoSpaceError, SocketError, StoreError,
+        DiskError, NoClientError, NoMemoryError, NoSpaceError, SocketError, SpillError, StoreError,
     };
     #[pymodule_export]
     use crate::server::Server;

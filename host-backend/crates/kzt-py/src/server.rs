@@ -19,9 +19,16 @@ pub(crate) struct Server {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (*, arena, memory, codec))]
-    fn new(py: Python<'_>, arena: PathBuf, memory: u64, codec: &str) -> PyResult<Self> {
-        let config = store::config(arena, memory, codec)?;
+    #[pyo3(signature = (*, arena, memory, codec, spill=None, abandon_spilled=false))]
+    fn new(
+        py: Python<'_>,
+        arena: PathBuf,
+        memory: u64,
+        codec: &str,
+        spill: Option<(PathBuf, u64)>,
+        abandon_spilled: bool,
+    ) -> PyResult<Self> {
+        let config = store::config(arena, memory, codec, spill, abandon_spilled)?;
         let (server, recovery) = py
             .detach(|| kzt_serve::Server::open(&config))
             .map_err(|error| errors::open(&error))?;

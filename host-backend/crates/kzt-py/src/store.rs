@@ -2,7 +2,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kzt_store::{Codec, Context, ObjectId, PAGE_SIZE, Page, Terms, UnknownCodec, Uuid};
+use kzt_store::{
+    Codec, Context, ObjectId, PAGE_SIZE, Page, SpillConfig, Terms, UnknownCodec, Uuid,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -28,9 +30,16 @@ pub(crate) struct Pool {
 #[pymethods]
 impl Store {
     #[new]
-    #[pyo3(signature = (*, arena, memory, codec))]
-    fn new(py: Python<'_>, arena: PathBuf, memory: u64, codec: &str) -> PyResult<Self> {
-        let config = config(arena, memory, codec)?;
+    #[pyo3(signature = (*, arena, memory, codec, spill=None, abandon_spilled=false))]
+    fn new(
+        py: Python<'_>,
+        arena: PathBuf,
+        memory: u64,
+        codec: &str,
+        spill: Option<(PathBuf, u64)>,
+        abandon_spilled: bool,
+    ) -> PyResult<Self> {
+        let config = config(arena, memory, codec, spill, abandon_spilled)?;
         let (store, recovery) = py
             .detach(|| kzt_store::Store::open(&config))
             .map_err(|error| errors::open(&error))?;
@@ -182,7 +191,7 @@ impl Pool {
         py.detach(|| {
             self.pool
                 .update(&mut self.context(), ObjectId(object), index, |page| {
-                    if let Some(target) = page.get_mut(range) {
+                    if let Some(target) = page.get_mut(range.clone()) {
                         target.copy_from_slice(data);
                     }
                 })
@@ -226,9 +235,17 @@ impl Pool {
 }
 
 /// What both ways of opening a store need.
-pub(crate) fn config(arena: PathBuf, memory: u64, codec: &str) -> PyResult<kzt_store::Config> {
+pub(crate) fn config(
+    arena: PathBuf,
+    memory: u64,
+    codec: &str,
+    spill: Option<(PathBuf, u64)>,
+    abandon_spilled: bool,
+) -> PyResult<kzt_store::Config> {
     Ok(kzt_store::Config {
         codec: self::codec(codec)?,
+        spill: spill.map(|(path, size)| SpillConfig { path, size }),
+        abandon_spilled,
         ..kzt_store::Config::new(arena, memory)
     })
 }

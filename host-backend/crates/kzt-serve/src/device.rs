@@ -41,7 +41,7 @@ impl<'a> Device<'a> {
                     .map_err(put_errno)?;
             } else {
                 self.update(index, |page| {
-                    if let Some(target) = page.get_mut(within) {
+                    if let Some(target) = page.get_mut(within.clone()) {
                         target.copy_from_slice(part);
                     }
                 })?;
@@ -138,25 +138,25 @@ impl<'a> Device<'a> {
         // A page that was never put reads as the zeroes that are there.
         match self.pool.get(&mut self.context, SWAP, index, page) {
             Ok(_) => Ok(()),
-            Err(GetError::Corrupt) => Err(Errno::Io),
+            Err(GetError::Corrupt | GetError::Io) => Err(Errno::Io),
             Err(GetError::NoDevice) => Err(Errno::Shutdown),
         }
     }
 
     fn clear(&mut self, index: u32, within: Range<usize>) -> Result<(), Errno> {
         self.update(index, |page| {
-            if let Some(target) = page.get_mut(within) {
+            if let Some(target) = page.get_mut(within.clone()) {
                 target.fill(0);
             }
         })
     }
 
-    fn update(&mut self, index: u32, change: impl FnOnce(&mut Page)) -> Result<(), Errno> {
+    fn update(&mut self, index: u32, change: impl FnMut(&mut Page)) -> Result<(), Errno> {
         self.pool
             .update(&mut self.context, SWAP, index, change)
             .map_err(|error| match error {
                 UpdateError::NoMemory => Errno::NoSpace,
-                UpdateError::Corrupt => Errno::Io,
+                UpdateError::Corrupt | UpdateError::Io => Errno::Io,
                 UpdateError::NoDevice => Errno::Shutdown,
             })
     }

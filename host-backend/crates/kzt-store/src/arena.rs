@@ -22,7 +22,7 @@ use crate::layout::{EXTENT, FRAME};
 const WORD: u64 = size_of::<u64>() as u64;
 /// The flag's bits, as std wants them.
 const NOFOLLOW: i32 = i32::from_ne_bytes(OFlags::NOFOLLOW.bits().to_ne_bytes());
-const TMPFS_MAGIC: u64 = 0x0102_1994;
+pub(crate) const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// An arena file that is ours alone, not yet mapped.
 pub(crate) struct ArenaFile {

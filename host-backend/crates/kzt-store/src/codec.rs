@@ -191,6 +191,11 @@ impl Context {
         self.scratch.get_mut(..len).unwrap_or_default()
     }
 
+    /// Drops the first bytes of what was last copied in.
+    pub(crate) fn skip(&mut self, bytes: usize) {
+        self.scratch.copy_within(bytes.min(SCRATCH).., 0);
+    }
+
     /// The payload last copied in.
     pub(crate) fn payload(&self, len: usize) -> &[u8] {
         self.scratch.get(..len).unwrap_or_default()

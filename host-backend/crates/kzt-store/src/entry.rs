@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The 8-byte entry that every slot of the index holds. docs/arena.md has the bits.
 
-use crate::layout::MAX_MEMORY;
+use crate::PAGE_SIZE;
+use crate::layout::{HEADER, MAX_MEMORY};
+
+/// Blocks of the spill file are multiples of this.
+const GRAIN: u64 = 16;
 
 /// Bits that tell what an entry is; offsets are multiples of 16 and leave them free.
 const TAG_BITS: u32 = 3;
@@ -25,6 +29,12 @@ const TAG_OBJECT: u64 = 4;
 const TAG_TRIE: u64 = 5;
 const TAG_POISON: u64 = 6;
 const TAG_SHARED: u64 = 7;
+/// Two kinds of entries share the last tag; the next bit tells them apart.
+const TAG_SPILLED: u64 = 0xf;
+const SPILLED_SHIFT: u32 = 4;
+const LEN_SHIFT: u32 = SPILLED_SHIFT + 36;
+const LEN_MASK: u64 = 0x1fff;
+const SPILLED_CHECK_SHIFT: u32 = LEN_SHIFT + 13;
 
 /// Levels a radix tree can have: 9 bits each, for 32-bit indices.
 pub(crate) const MAX_LEVEL: u32 = 4;
@@ -48,6 +58,8 @@ pub(crate) enum Entry {
     Trie(u64),
     /// A page whose block has other users: they share a record.
     Shared(u64),
+    /// A page in a block of the spill file.
+    Spilled(Spilled),
     /// Something that recovery found damaged: every page below answers with an error.
     Poison,
 }
@@ -69,6 +81,16 @@ impl Entry {
             Self::Object(offset) => link(at, offset | TAG_OBJECT),
             Self::Trie(offset) => link(at, offset | TAG_TRIE),
             Self::Shared(record) => link(at, record | TAG_SHARED),
+            Self::Spilled(Spilled {
+                position,
+                len,
+                check,
+            }) => {
+                (position / GRAIN) << SPILLED_SHIFT
+                    | (len as u64) << LEN_SHIFT
+                    | u64::from(check) << SPILLED_CHECK_SHIFT
+                    | TAG_SPILLED
+            }
             Self::Poison => TAG_POISON,
         }
     }
@@ -77,6 +99,9 @@ impl Entry {
     pub(crate) fn decode(bits: u64, at: u64) -> Self {
         let offset = bits & LINK_MASK & !TAG_MASK;
         let linked = link(at, bits & LINK_MASK) == bits;
+        if bits & TAG_SPILLED == TAG_SPILLED {
+            return Spilled::decode(bits).map_or(Self::Poison, Self::Spilled);
+        }
         match bits & TAG_MASK {
             0 if bits == 0 => Self::Empty,
             TAG_BLOCK => Self::Block(bits & !TAG_MASK),
@@ -103,6 +128,56 @@ impl Entry {
             TAG_SHARED if linked && bits & SHARED_UNUSED == 0 => Self::Shared(offset),
             _ => Self::Poison,
         }
+    }
+}
+
+/// Where in the spill file a page is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spilled {
+    /// Of its block, header first.
+    pub(crate) position: u64,
+    /// Bytes of payload.
+    pub(crate) len: usize,
+    /// Lowest bits of the block's checksum: a disk that has lost a write has an older block there,
+    /// which may be sound and of the same page.
+    check: u16,
+}
+
+impl Spilled {
+    /// Positions are below this.
+    pub(crate) const MAX_POSITION: u64 = GRAIN << 36;
+
+    pub(crate) fn new(position: u64, len: usize, checksum: u32) -> Self {
+        let check = (checksum & (u32::MAX >> (SPILLED_CHECK_SHIFT - 32))) as u16;
+        Self {
+            position,
+            len,
+            check,
+        }
+    }
+
+    fn decode(bits: u64) -> Option<Self> {
+        let len = (bits >> LEN_SHIFT & LEN_MASK) as usize;
+        (1..=PAGE_SIZE).contains(&len).then_some(Self {
+            position: (bits >> SPILLED_SHIFT) * GRAIN % Self::MAX_POSITION,
+            len,
+            check: (bits >> SPILLED_CHECK_SHIFT) as u16,
+        })
+    }
+
+    /// Bytes that the block takes in the file.
+    pub(crate) fn size(self) -> usize {
+        Self::size_of(self.len)
+    }
+
+    /// Bytes that a block with such a payload takes.
+    pub(crate) fn size_of(len: usize) -> usize {
+        (HEADER + len).next_multiple_of(GRAIN as usize)
+    }
+
+    /// Whether a block with that checksum can be the one.
+    pub(crate) fn agrees(self, checksum: u32) -> bool {
+        self == Self::new(self.position, self.len, checksum)
     }
 }
 
@@ -140,6 +215,12 @@ mod tests {
             Entry::Object(64),
             Entry::Trie(128),
             Entry::Shared(0xff_ffff_ffc0),
+            Entry::Spilled(Spilled::new(
+                Spilled::MAX_POSITION - 16,
+                PAGE_SIZE,
+                u32::MAX,
+            )),
+            Entry::Spilled(Spilled::new(4096, 1, 0)),
             Entry::Poison,
         ];
         for entry in entries {
@@ -150,12 +231,22 @@ mod tests {
     #[test]
     fn what_no_entry_can_be_is_poison() {
         let node = |frame: u64, level: u64| link(AT, frame | level << TAG_BITS | TAG_NODE);
-        for bits in [7, 8, 14, node(0, 0), node(0x1000, 5), node(0x1040, 1)] {
+        let spilled = |len: u64| len << LEN_SHIFT | TAG_SPILLED;
+        for bits in [
+            7,
+            8,
+            14,
+            node(0, 0),
+            node(0x1000, 5),
+            node(0x1040, 1),
+            spilled(0),
+            spilled(4097),
+        ] {
             assert_eq!(Entry::decode(bits, AT), Entry::Poison, "{bits:#x}");
         }
     }
 
-    /// But for a page in a block, which names its slot itself.
+    /// But for a page in a block, which names its slot itself, in the arena or the spill file.
     #[test]
     fn no_flipped_bit_and_no_other_slot_goes_unnoticed() {
         let frame = 0x5_a5a5_a000;
@@ -171,7 +262,7 @@ mod tests {
             for bit in 0..u64::BITS {
                 let found = Entry::decode(bits ^ 1 << bit, AT);
                 assert!(
-                    matches!(found, Entry::Poison | Entry::Block(_)),
+                    matches!(found, Entry::Poison | Entry::Block(_) | Entry::Spilled(_)),
                     "{entry:?}, bit {bit}: {found:?}"
                 );
             }

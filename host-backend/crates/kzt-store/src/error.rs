@@ -70,6 +70,36 @@ pub enum OpenError {
         /// Bytes in all.
         total: u64,
     },
+    /// The spill file's size is outside what one can have.
+    #[error("spill file of {size} bytes: one has {min} to {max} bytes")]
+    SpillSize {
+        /// Bytes asked for.
+        size: u64,
+        /// Smallest spill file in bytes.
+        min: u64,
+        /// Largest spill file in bytes.
+        max: u64,
+    },
+    /// The spill file is another store's, or none at all.
+    #[error(
+        "{path}: not this arena's spill file: give another path, or remove the file if its store \
+         is gone"
+    )]
+    SpillForeign {
+        /// The spill file.
+        path: PathBuf,
+    },
+    /// Pages of the arena are in a spill file that is not there, or not whole.
+    #[error(
+        "{path}: {pages} pages are in a spill file that is missing or cut short: give its path, or \
+         have them abandoned"
+    )]
+    SpillLost {
+        /// The arena file.
+        path: PathBuf,
+        /// How many pages.
+        pages: u64,
+    },
     /// A system call failed.
     #[error("{path}: {what}: {source}")]
     Io {
@@ -142,6 +172,9 @@ pub enum GetError {
     /// The stored page is damaged: its bytes are not handed out.
     #[error("the stored page is damaged")]
     Corrupt,
+    /// The disk with the spill file can't be read. The page stays where it is.
+    #[error("the page's disk can't be read")]
+    Io,
     /// The pool has been destroyed.
     #[error("the pool is gone")]
     NoDevice,
@@ -156,6 +189,9 @@ pub enum UpdateError {
     /// The stored page is damaged: there is nothing to update.
     #[error("the stored page is damaged")]
     Corrupt,
+    /// The disk with the spill file can't be read.
+    #[error("the page's disk can't be read")]
+    Io,
     /// The pool has been destroyed.
     #[error("the pool is gone")]
     NoDevice,
@@ -165,6 +201,7 @@ impl From<GetError> for UpdateError {
     fn from(error: GetError) -> Self {
         match error {
             GetError::Corrupt => Self::Corrupt,
+            GetError::Io => Self::Io,
             GetError::NoDevice => Self::NoDevice,
         }
     }

@@ -13,7 +13,7 @@
 )]
 
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::arena::Arena;
@@ -58,6 +58,8 @@ pub(crate) struct Frame {
     pub(crate) class: AtomicU8,
     /// Run: number of this frame in it.
     pub(crate) position: AtomicU8,
+    /// Run: whether one of its pages has been got since [`Frames::cool`].
+    warm: AtomicBool,
     /// Node: the pool whose it is. [`NOBODY`] for all else.
     owner: AtomicU16,
 }
@@ -72,6 +74,7 @@ impl Default for Frame {
             usage: AtomicU8::new(Use::Free as u8),
             class: AtomicU8::new(0),
             position: AtomicU8::new(0),
+            warm: AtomicBool::new(false),
             owner: AtomicU16::new(NOBODY),
         }
     }
@@ -92,6 +95,14 @@ impl Frame {
     pub(crate) fn owner(&self) -> Option<PoolNumber> {
         let owner = self.owner.load(Relaxed);
         (owner != NOBODY).then_some(owner)
+    }
+
+    /// Marks the run as being in use.
+    pub(crate) fn warm(&self) {
+        // Mostly it is, and other threads look at the record, too.
+        if !self.warm.load(Relaxed) {
+            self.warm.store(true, Relaxed);
+        }
     }
 
     fn take(&self, usage: Use) {
@@ -120,6 +131,10 @@ pub struct Upkeep {
     pub returned: u32,
     /// Runs of frames whose blocks were moved elsewhere.
     pub emptied: u32,
+    /// Batches of cold pages written into the spill file.
+    pub spilled: u32,
+    /// Clusters of 256 KiB of that file given back to its disk.
+    pub punched: u32,
 }
 
 impl Upkeep {
@@ -287,6 +302,20 @@ impl Frames {
     pub(crate) fn short(&self) -> bool {
         let extents = self.extents();
         extents.backed >= extents.limit && extents.ready < LOW
+    }
+
+    /// Takes the marks of use off a run; whether there were any.
+    pub(crate) fn cool(&self, run: u32, length: u32) -> bool {
+        (run..run + length).fold(false, |warm, number| {
+            self.frame(number).warm.swap(false, Relaxed) | warm
+        })
+    }
+
+    /// Whether less than one frame in `part` is free.
+    pub(crate) fn scarce(&self, part: u64) -> bool {
+        let extents = self.extents();
+        let all = u64::from(extents.limit) * u64::from(EXTENT_FRAMES);
+        all.saturating_sub(extents.in_use + u64::from(EXTENT_FRAMES)) * part < all
     }
 
     /// Frames in use, without the first extent.

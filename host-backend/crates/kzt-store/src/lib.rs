@@ -7,7 +7,8 @@
 //! The index in the arena is the truth; everything on the heap is rebuilt from it. The heap is
 //! bounded: 24 bytes for each 4 KiB of `memory`, 12 for each 64 KiB, and at most 1 MiB for
 //! tables and pools; another 32 for each 4 KiB where a client's pages may share memory; while
-//! recovering, another bit for each 4 KiB, and 8 bytes where pages do. Each [`Context`] adds 136
+//! recovering, another bit for each 4 KiB, and 8 bytes where pages do. With a spill file it is 12
+//! bytes for each 256 KiB of that, and 700 KiB for what is on the way there. Each [`Context`] adds 136
 //! KiB, and what zstd's contexts take where that codec is used.
 
 #![allow(
@@ -47,8 +48,10 @@ mod recover;
 mod save;
 mod shared;
 mod space;
+mod spill;
 mod store;
 mod table;
+mod tier;
 pub mod tmem;
 mod zbud;
 mod zsmalloc;
@@ -63,6 +66,7 @@ pub use frames::Upkeep;
 pub use pam::{Allocator, UnknownAllocator};
 pub use pool::{Pool, PoolStats};
 pub use save::{Handle, Invalid, Save};
+pub use spill::{SpillConfig, SpillUsage};
 pub use store::{Config, Origin, Recovery, Store, Usage};
 pub use table::{Kind, Uuid};
 

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Spilled};
 use crate::layout::Location;
 use crate::layout::pool::{Number, SLOTS};
 use crate::lock;
@@ -101,5 +101,21 @@ impl Space {
             location,
         };
         (location.slot == slot).then(|| f(&pool, page))
+    }
+
+    /// Calls `f` with the state of the pool whose page in `slot` is in the spill file, at `at`, under
+    /// its lock; `None` if it is there no more. Unlike the others it waits for a busy pool: who has no
+    /// room left to put a page aside can't leave it where it is.
+    pub(crate) fn with_spilled<R>(
+        &self,
+        slot: u64,
+        at: Spilled,
+        f: impl FnOnce(&mut State) -> R,
+    ) -> Option<R> {
+        let number = self.frames.get(slot)?.owner()?;
+        let pool = self.owners.get(number)?;
+        let mut state = pool.lock_alive()?;
+        let ours = self.frames.get(slot)?.owner() == Some(number);
+        (ours && self.entry(slot) == Entry::Spilled(at)).then(|| f(&mut state))
     }
 }

@@ -58,6 +58,13 @@ pub(crate) trait Pam: Send + Sync {
         0
     }
 
+    /// How many frames the run has that begins with a frame, if one does that holds pages alone.
+    /// Without a lock that says so only for now, and so does `blocks`.
+    fn run(&self, frame: u32) -> Option<u32>;
+
+    /// Calls `f` with the offsets of a run's blocks in use, until it says `false`.
+    fn blocks(&self, run: u32, f: &mut dyn FnMut(u64) -> bool);
+
     /// Recovery: takes the block that an entry holds, if it is one that `allocate` could have
     /// returned for `bytes`, its frames have content (`present`), and nothing overlaps it.
     fn claim(
@@ -150,6 +157,26 @@ impl Pams {
 
     pub(crate) fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32 {
         self.zsmalloc.compact(need, move_to)
+    }
+
+    /// How many frames the run has that begins with a frame, if one does that holds pages alone.
+    pub(crate) fn run(&self, frame: u32) -> Option<u32> {
+        self.of(frame)?.run(frame)
+    }
+
+    /// Calls `f` with the offsets of a run's blocks in use, until it says `false`.
+    pub(crate) fn blocks(&self, run: u32, f: &mut dyn FnMut(u64) -> bool) {
+        if let Some(pam) = self.of(run) {
+            pam.blocks(run, f);
+        }
+    }
+
+    fn of(&self, frame: u32) -> Option<&dyn Pam> {
+        match self.frames.frame(frame).usage() {
+            Use::Buddies => Some(&self.zbud),
+            Use::Run => Some(&self.zsmalloc),
+            Use::Free | Use::Node => None,
+        }
     }
 
     /// Recovery: takes what [`allocate`](Self::allocate) has returned.

@@ -15,6 +15,7 @@ use crate::pam::Block;
 use crate::radix::Place;
 use crate::save::{Left, Log};
 use crate::space::{Held, Space};
+use crate::spill::Reading;
 use crate::table::{Description, Kind, Uuid};
 use crate::{ObjectId, PAGE_SIZE, Page, lock};
 
@@ -23,7 +24,7 @@ use crate::{ObjectId, PAGE_SIZE, Page, lock};
 pub struct PoolStats {
     /// Pages stored.
     pub pages: u64,
-    /// Bytes of their blocks, headers included.
+    /// Bytes of their blocks in memory, headers included.
     pub stored_bytes: u64,
     /// Pages that are one repeated word.
     pub same_filled: u64,
@@ -45,6 +46,14 @@ pub struct PoolStats {
     pub failed_puts: u64,
     /// Gets that found their page damaged.
     pub crc_errors: u64,
+    /// Gets whose page could not be read from the disk.
+    pub io_errors: u64,
+    /// Of the pages, those in the spill file.
+    pub spilled: u64,
+    /// Bytes of their blocks there.
+    pub spilled_bytes: u64,
+    /// Pages read from there.
+    pub spill_reads: u64,
 }
 
 /// A pool. It stays usable when the [`Store`](crate::Store) is gone, and answers `NoDevice` when
@@ -58,6 +67,8 @@ pub struct Pool {
     slot: u64,
     state: Mutex<State>,
     crc_errors: AtomicU64,
+    io_errors: AtomicU64,
+    spill_reads: AtomicU64,
 }
 
 /// What the pool's lock guards, besides its part of the index.
@@ -108,15 +119,18 @@ enum Stored {
     },
 }
 
-/// A page as found in the index, its payload in the context.
-#[derive(Clone, Copy)]
-enum Fetched {
+/// A page as found in the index, its payload in the context or still on the disk.
+enum Fetched<'a> {
     Absent,
     Pattern(u32),
     Payload {
         encoding: Encoding,
         len: usize,
         checksum: u32,
+    },
+    Spilled {
+        slot: u64,
+        reading: Reading<'a>,
     },
 }
 
@@ -181,6 +195,8 @@ impl Pool {
             slot,
             state: Mutex::new(state),
             crc_errors: AtomicU64::new(0),
+            io_errors: AtomicU64::new(0),
+            spill_reads: AtomicU64::new(0),
         });
         space.owners.note(layout::pool::number(slot), &pool);
         pool
@@ -199,7 +215,7 @@ impl Pool {
     /// Stores a page. Once it returns `Ok`, the page is in the arena: it survives the process.
     ///
     /// While a put of an existing key is under way at the memory limit, its old page may leave
-    /// before the new one is there.
+    /// before the new one is there. Where there is a spill file a put may wait for its disk.
     ///
     /// # Errors
     /// `NoMemory` for a new key, `NoSpace` for an existing one, whose old page is flushed then.
@@ -224,48 +240,57 @@ impl Pool {
         page: &Page,
     ) -> Result<bool, PutError> {
         let codec = client.unwrap_or(&self.account).codec(self.space.codec);
-        let stored = self.store(cx, codec, page);
-        let mut state = self.lock();
-        state.counters.puts += 1;
-        let frozen = client.is_some_and(Account::frozen);
-        if !state.alive || frozen && !self.exists(&mut state, object, index) {
-            if let Some(stored) = stored {
-                self.discard(&stored);
+        // Whether nothing can be had any more but what the old page leaves. A page that may vanish
+        // pushes out none that may not.
+        let mut last = self.space.spill.is_none() || self.kind != Kind::Persistent;
+        loop {
+            let mut stored = self.store(cx, codec, page);
+            let mut state = self.lock();
+            let frozen = client.is_some_and(Account::frozen);
+            if !state.alive || frozen && !self.exists(&mut state, object, index) {
+                if let Some(stored) = stored {
+                    self.discard(&stored);
+                }
+                state.counters.puts += 1;
+                return if state.alive {
+                    Ok(false)
+                } else {
+                    Err(PutError::NoDevice)
+                };
             }
-            return if state.alive {
-                Ok(false)
-            } else {
-                Err(PutError::NoDevice)
-            };
-        }
-        if client.is_some_and(Account::saving) {
-            if let Some(stored) = stored {
-                self.discard(&stored);
+            if client.is_some_and(Account::saving) {
+                if let Some(stored) = stored {
+                    self.discard(&stored);
+                }
+                self.clear(&mut state, object, index, index);
+                state.counters.puts += 1;
+                return Err(Self::refuse(&mut state, PutError::NoSpace));
             }
-            self.clear(&mut state, object, index, index);
-            return Err(Self::refuse(&mut state, PutError::NoSpace));
-        }
-        let mut refusal = PutError::NoMemory;
-        let stored = match stored {
-            None if self.exists(&mut state, object, index) => {
-                // What the old page leaves may be what the new one needs.
+            let mut refusal = PutError::NoMemory;
+            if last && stored.is_none() && self.exists(&mut state, object, index) {
                 refusal = PutError::NoSpace;
                 self.clear(&mut state, object, index, index);
-                self.store(cx, codec, page)
+                stored = self.store(cx, codec, page);
             }
-            stored => stored,
-        };
-        stored
-            .and_then(|stored| self.publish(&mut state, object, index, &stored))
-            .map(|()| true)
-            .ok_or_else(|| Self::refuse(&mut state, refusal))
+            let published =
+                stored.and_then(|stored| self.publish(&mut state, object, index, &stored));
+            if published.is_some() || last {
+                state.counters.puts += 1;
+                return published
+                    .map(|()| true)
+                    .ok_or_else(|| Self::refuse(&mut state, refusal));
+            }
+            drop(state);
+            last = !self.space.spill();
+        }
     }
 
     /// Fetches a page; whether it was there. It stays, unless the pool is an ephemeral one that is
     /// not shared, or its client wants it otherwise.
     ///
     /// # Errors
-    /// `Corrupt` if its stored bytes are damaged. What `out` holds then is not to be used.
+    /// `Corrupt` if its stored bytes are damaged, `Io` if they can't be read from the disk; it
+    /// stays. What `out` holds then is not to be used.
     pub fn get(
         &self,
         cx: &mut Context,
@@ -306,28 +331,28 @@ impl Pool {
         if !state.alive {
             return Err(GetError::NoDevice);
         }
-        let fetched = self.fetch(&mut state, cx, object, index);
-        let absent = matches!(fetched, Ok(Fetched::Absent));
-        state.counters.get_hits += u64::from(!absent);
         let nothing = if state.held.pages == 0 {
             Got::EmptyPool
         } else {
             Got::Nothing
         };
+        let got = |found| if found { Got::Page } else { nothing };
+        if leave == Leave::Once {
+            let (mut state, found) = self.read_held(state, cx, object, index, out);
+            state.counters.get_hits += u64::from(found != Ok(false));
+            if found == Ok(true) {
+                self.clear(&mut state, object, index, index);
+            }
+            return found.map(got);
+        }
+        let fetched = self.fetch(&mut state, cx, object, index);
+        let absent = matches!(fetched, Ok(Fetched::Absent));
+        state.counters.get_hits += u64::from(!absent);
         if leave == Leave::AtOnce && !absent {
             self.clear(&mut state, object, index, index);
         }
-        let found = if leave == Leave::Once {
-            let found = self.expand(cx, fetched, out)?;
-            if found {
-                self.clear(&mut state, object, index, index);
-            }
-            found
-        } else {
-            drop(state);
-            self.expand(cx, fetched, out)?
-        };
-        Ok(if found { Got::Page } else { nothing })
+        drop(state);
+        self.expand(cx, &fetched, out).map(got)
     }
 
     /// The first page behind that one in some order, whose bytes are read and stay.
@@ -380,7 +405,8 @@ impl Pool {
     }
 
     /// Changes a page atomically: no other call sees or makes a change in between. An absent
-    /// page begins as zeros. `f` runs under the pool's lock and must not use the pool.
+    /// page begins as zeros. `f` runs under the pool's lock and must not use the pool; it may run
+    /// more than once.
     ///
     /// # Errors
     /// See [`UpdateError`]; the page is then as it was before.
@@ -389,23 +415,32 @@ impl Pool {
         cx: &mut Context,
         object: ObjectId,
         index: u32,
-        f: impl FnOnce(&mut Page),
+        mut f: impl FnMut(&mut Page),
     ) -> Result<(), UpdateError> {
         let mut page = [0; PAGE_SIZE];
         let mut state = self.lock();
         state.counters.puts += 1;
-        if !state.alive {
-            return Err(UpdateError::NoDevice);
+        loop {
+            let found;
+            (state, found) = self.read_held(state, cx, object, index, &mut page);
+            if !found? {
+                page.fill(0);
+            }
+            f(&mut page);
+            let codec = self.account.codec(self.space.codec);
+            let published = self
+                .store(cx, codec, &page)
+                .and_then(|stored| self.publish(&mut state, object, index, &stored));
+            if published.is_some() {
+                return Ok(());
+            }
+            drop(state);
+            let more = self.space.spill();
+            state = self.lock();
+            if !more {
+                return Err(Self::refuse(&mut state, UpdateError::NoMemory));
+            }
         }
-        let fetched = self.fetch(&mut state, cx, object, index);
-        if !self.expand(cx, fetched, &mut page)? {
-            page.fill(0);
-        }
-        f(&mut page);
-        let codec = self.account.codec(self.space.codec);
-        self.store(cx, codec, &page)
-            .and_then(|stored| self.publish(&mut state, object, index, &stored))
-            .ok_or_else(|| Self::refuse(&mut state, UpdateError::NoMemory))
     }
 
     /// Removes a page; whether it was there. It never comes back.
@@ -520,6 +555,10 @@ impl Pool {
             flush_found: counters.flush_found,
             failed_puts: counters.failed_puts,
             crc_errors: self.crc_errors.load(Relaxed),
+            io_errors: self.io_errors.load(Relaxed),
+            spilled: held.spilled,
+            spilled_bytes: held.spilled_bytes,
+            spill_reads: self.spill_reads.load(Relaxed),
         }
     }
 
@@ -556,6 +595,11 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// The pool's lock, unless the pool is gone.
+    pub(crate) fn lock_alive(&self) -> Option<MutexGuard<'_, State>> {
+        Some(self.lock()).filter(|state| state.alive)
     }
 
     /// The pool's lock, if nobody has it and the pool is not gone.
@@ -605,6 +649,48 @@ impl Pool {
             state.recent = Some((object, record));
         }
         found
+    }
+
+    /// Reads a page that is to be changed: whether there is one, and the lock, which is given back
+    /// while the disk is read. Until it is given back again the page is the one that was read.
+    fn read_held<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        cx: &mut Context,
+        object: ObjectId,
+        index: u32,
+        out: &mut Page,
+    ) -> (MutexGuard<'a, State>, Result<bool, GetError>) {
+        loop {
+            if !state.alive {
+                return (state, Err(GetError::NoDevice));
+            }
+            let fetched = self.fetch(&mut state, cx, object, index);
+            let Ok(Fetched::Spilled { slot, reading }) = &fetched else {
+                return (state, self.expand(cx, &fetched, out));
+            };
+            drop(state);
+            let found = self.expand(cx, &fetched, out);
+            state = self.lock();
+            // What is being read is not written over: the same entry is the same page.
+            let entry = Entry::Spilled(reading.at);
+            if self.find_slot(&mut state, object, index) == Some(*slot)
+                && self.space.entry(*slot) == entry
+            {
+                return (state, found);
+            }
+        }
+    }
+
+    /// The slot of a page, if there is one.
+    fn find_slot(&self, state: &mut State, object: ObjectId, index: u32) -> Option<u64> {
+        let Found::Record(record) = self.find(state, object) else {
+            return None;
+        };
+        match self.space.find_page(record + object::ROOT, index) {
+            Place::Slot(at) => Some(at),
+            Place::Absent | Place::Poison => None,
+        }
     }
 
     /// Whether there is a page, be it a damaged one.
@@ -754,7 +840,7 @@ impl Pool {
         cx: &mut Context,
         object: ObjectId,
         index: u32,
-    ) -> Result<Fetched, GetError> {
+    ) -> Result<Fetched<'_>, GetError> {
         let record = match self.find(state, object) {
             Found::Record(record) => record,
             Found::Absent => return Ok(Fetched::Absent),
@@ -780,12 +866,18 @@ impl Pool {
                     self.copy_out(cx, offset, location)
                 })
                 .ok_or(GetError::Corrupt),
+            Entry::Spilled(spilled) => {
+                let spill = self.space.spill.as_ref().ok_or(GetError::Corrupt)?;
+                let reading = spill.hold(spilled);
+                Ok(Fetched::Spilled { slot: at, reading })
+            }
             _ => Err(GetError::Corrupt),
         }
     }
 
     /// Copies a block's payload into the context.
-    fn copy_out(&self, cx: &mut Context, offset: u64, location: Location) -> Fetched {
+    fn copy_out(&self, cx: &mut Context, offset: u64, location: Location) -> Fetched<'_> {
+        self.space.touch(offset);
         let Location { encoding, len, .. } = location;
         let payload = cx.payload_mut(len.next_multiple_of(8));
         self.space.arena.read(offset + HEADER as u64, payload);
@@ -802,28 +894,48 @@ impl Pool {
     fn expand(
         &self,
         cx: &mut Context,
-        fetched: Result<Fetched, GetError>,
+        fetched: &Result<Fetched<'_>, GetError>,
         out: &mut Page,
     ) -> Result<bool, GetError> {
         let page = match fetched {
             Ok(Fetched::Absent) => return Ok(false),
             Ok(Fetched::Pattern(word)) => {
-                codec::fill(out, u64::from(word) << 32 | u64::from(word));
-                Some(())
+                codec::fill(out, u64::from(*word) << 32 | u64::from(*word));
+                Ok(())
             }
             Ok(Fetched::Payload {
                 encoding,
                 len,
                 checksum,
-            }) => {
-                let sound = Location::checksum(encoding, cx.payload(len)) == checksum;
-                sound.then(|| cx.decode(encoding, len, out)).flatten()
+            }) => Self::decode(cx, *encoding, *len, *checksum, out),
+            Ok(Fetched::Spilled { slot, reading }) => {
+                self.spill_reads.fetch_add(1, Relaxed);
+                let read = reading.read(*slot, cx.payload_mut(reading.at.size()));
+                read.and_then(|(Location { encoding, len, .. }, checksum)| {
+                    cx.skip(HEADER);
+                    Self::decode(cx, encoding, len, checksum, out)
+                })
             }
-            Err(_) => None,
+            Err(error) => Err(*error),
         };
-        page.map(|()| true).ok_or_else(|| {
-            self.crc_errors.fetch_add(1, Relaxed);
-            GetError::Corrupt
-        })
+        match page {
+            Err(GetError::Corrupt) => self.crc_errors.fetch_add(1, Relaxed),
+            Err(GetError::Io) => self.io_errors.fetch_add(1, Relaxed),
+            _ => 0,
+        };
+        page.map(|()| true)
+    }
+
+    /// Decodes the payload in the context.
+    fn decode(
+        cx: &mut Context,
+        encoding: Encoding,
+        len: usize,
+        checksum: u32,
+        out: &mut Page,
+    ) -> Result<(), GetError> {
+        let sound = Location::checksum(encoding, cx.payload(len)) == checksum;
+        let page = sound.then(|| cx.decode(encoding, len, out)).flatten();
+        page.ok_or(GetError::Corrupt)
     }
 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use crate::arena::journal;
 use crate::layout::EXTENT;
-use crate::{Allocator, Config, Context, Dedup, ObjectId, PAGE_SIZE, Page, PutError, Store};
+use crate::{
+    Allocator, Config, Context, Dedup, ObjectId, PAGE_SIZE, Page, PutError, SpillConfig, Store,
+};
 
 const MIB: u64 = 1 << 20;
 const CLIENTS: [&str; 2] = ["a", "b"];
@@ -126,26 +128,51 @@ fn page(seed: u64) -> Page {
     page
 }
 
-/// An arena that goes with the test.
-struct Arena(PathBuf);
+/// An arena, and its spill file if it has one, that go with the test.
+struct Arena {
+    path: PathBuf,
+    spill: Option<PathBuf>,
+}
 
 impl Arena {
-    fn new(name: &str) -> Self {
-        Self(format!("/dev/shm/kzt-store-prefixes-{}-{name}", std::process::id()).into())
+    fn new(name: &str, spill: bool) -> Self {
+        let name = format!("kzt-store-prefixes-{}-{name}", std::process::id());
+        Self {
+            path: PathBuf::from("/dev/shm").join(&name),
+            spill: spill.then(|| std::env::temp_dir().join(name)),
+        }
     }
 
     fn open(&self, persistent: Allocator) -> (Store, crate::Recovery) {
+        let spill = self.spill.clone().map(|path| SpillConfig {
+            path,
+            size: 64 * MIB,
+        });
         Store::open(&Config {
             persistent,
-            ..Config::new(&self.0, MIB)
+            spill,
+            ..Config::new(&self.path, MIB)
         })
         .unwrap()
+    }
+
+    /// Has the other's spill file as it is now. It has been written to before any entry led there,
+    /// and is so large that nothing in it is written over.
+    fn copy_spill(&self, other: &Self) {
+        if let (Some(to), Some(from)) = (&self.spill, &other.spill) {
+            fs::copy(from, to).unwrap();
+        }
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        for path in [Some(&self.path), self.spill.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -189,7 +216,7 @@ impl Killed {
             .iter()
             .flat_map(|word| word.to_ne_bytes())
             .collect();
-        fs::write(&self.arena.0, bytes).unwrap();
+        fs::write(&self.arena.path, bytes).unwrap();
         let (store, recovery) = self.arena.open(Allocator::Zsmalloc);
         let stores = journal::take();
         assert_eq!(recovery.dropped, 0, "{context}");
@@ -217,21 +244,33 @@ impl Killed {
     }
 }
 
-/// Carries `ops` operations out in an arena with room for `spare` raw pages, if that is given. Where
-/// pages may share a block, there are few different ones, so that they do.
-fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator, dedup: &str) {
+/// What the operations meet in the arena.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// Room for all they put.
+    Enough,
+    /// Room for so many raw pages.
+    Spare(u32),
+    /// No room, but a spill file. Other pages push theirs out.
+    Spilled,
+}
+
+/// Carries `ops` operations out in an arena. Where pages may share a block, there are few different
+/// ones, so that they do.
+fn every_prefix(name: &str, ops: u32, memory: Memory, allocator: Allocator, dedup: &str) {
     let dedup: Dedup = dedup.parse().unwrap();
     let contents = if dedup == Dedup::Off { 1 << 20 } else { 24 };
-    let live = Arena::new(&format!("{name}-live"));
+    let spilled = memory == Memory::Spilled;
+    let live = Arena::new(&format!("{name}-live"), spilled);
     let mut killed = Killed {
         words: vec![0; (MIB / 8) as usize],
-        arena: Arena::new(name),
+        arena: Arena::new(name, spilled),
         known: BTreeSet::new(),
         recoveries: 0,
     };
     let (store, _) = live.open(allocator);
     let mut cx = Context::new();
-    if let Some(spare) = spare {
+    if let Memory::Spare(spare) = memory {
         let pool = store.open_pool(FILLER).unwrap();
         let put = |index: &u32| pool.put(&mut cx, id(0), *index, &page(3)).is_ok();
         assert!((0..256).take_while(put).count() > 100);
@@ -242,12 +281,19 @@ fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator, 
     let mut random = Random(1);
     let mut pages = Pages::new();
     let mut refused = 0;
-    for _ in 0..ops {
+    for n in 0..ops {
+        if spilled {
+            let pool = store.open_pool(FILLER).unwrap();
+            for index in (0..6).map(|more| (n * 6 + more) % 300) {
+                pool.put(&mut cx, id(0), index, &page(3)).unwrap();
+            }
+        }
         let op = random.op(contents);
         let context = format!("{op:?}");
         let old = pages.clone();
         refused += u32::from(op.carry_out(&store, &dedup, &mut cx, &mut pages));
         let stores = journal::take();
+        killed.arena.copy_spill(&live);
         if let Op::Put(key, _) = op {
             killed.known.insert(key);
         }
@@ -256,7 +302,7 @@ fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator, 
         };
         // At the limit the old page may leave before the new one is there.
         let between = |key, found: Option<&Page>| {
-            let left = spare.is_some() && found.is_none() && op.touches(key);
+            let left = matches!(memory, Memory::Spare(_)) && found.is_none() && op.touches(key);
             left || holds(&old, key, found) || holds(&pages, key, found)
         };
         for (n, made) in stores.iter().enumerate() {
@@ -275,27 +321,35 @@ fn every_prefix(name: &str, ops: u32, spare: Option<u32>, allocator: Allocator, 
         "{} recoveries",
         killed.recoveries
     );
-    assert_eq!(refused > 0, spare.is_some());
+    assert_eq!(refused > 0, matches!(memory, Memory::Spare(_)));
+    let pools = CLIENTS.map(|client| store.open_pool(client).unwrap().stats());
+    assert_eq!(pools.iter().any(|pool| pool.spilled > 0), spilled);
 }
 
 #[test]
 fn recovery_is_right_after_every_store() {
-    every_prefix("room", 150, None, Allocator::Zsmalloc, "off");
+    every_prefix("room", 150, Memory::Enough, Allocator::Zsmalloc, "off");
 }
 
 #[test]
 fn recovery_is_right_after_every_store_where_memory_is_short() {
-    every_prefix("short", 150, Some(30), Allocator::Zsmalloc, "off");
+    every_prefix("short", 150, Memory::Spare(30), Allocator::Zsmalloc, "off");
 }
 
 #[test]
 fn recovery_is_right_after_every_store_of_buddies() {
-    every_prefix("zbud", 150, None, Allocator::Zbud, "off");
+    every_prefix("zbud", 150, Memory::Enough, Allocator::Zbud, "off");
 }
 
 #[test]
 fn recovery_is_right_after_every_store_where_pages_share() {
-    every_prefix("shared", 150, None, Allocator::Zsmalloc, "domain:x");
+    every_prefix(
+        "shared",
+        150,
+        Memory::Enough,
+        Allocator::Zsmalloc,
+        "domain:x",
+    );
 }
 
 #[test]
@@ -303,7 +357,7 @@ fn recovery_is_right_after_every_store_where_pages_share_short_memory() {
     every_prefix(
         "shared-short",
         150,
-        Some(10),
+        Memory::Spare(10),
         Allocator::Zsmalloc,
         "domain:x",
     );
@@ -311,5 +365,16 @@ fn recovery_is_right_after_every_store_where_pages_share_short_memory() {
 
 #[test]
 fn recovery_is_right_after_every_store_where_buddies_become_shared() {
-    every_prefix("shared-zbud", 150, None, Allocator::Zbud, "domain:x");
+    every_prefix(
+        "shared-zbud",
+        150,
+        Memory::Enough,
+        Allocator::Zbud,
+        "domain:x",
+    );
+}
+
+#[test]
+fn recovery_is_right_after_every_store_where_pages_are_spilled() {
+    every_prefix("spill", 60, Memory::Spilled, Allocator::Zsmalloc, "off");
 }

@@ -226,6 +226,12 @@ impl Space {
         match entry {
             Entry::Empty | Entry::Poison => Held::default(),
             Entry::Pattern { .. } => Held::INLINE,
+            Entry::Spilled(at) => {
+                if let Some(spill) = &self.spill {
+                    spill.free(at);
+                }
+                Held::spilled(at)
+            }
             Entry::Block(offset) => {
                 self.remove_hint(offset);
                 self.free_block(offset)

@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::ObjectId;
-use crate::entry::Entry;
+use crate::entry::{Entry, Spilled};
 use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{CHECK, EXTENT, FRAME, HEADER, Location, hash_of, object, pool, record, trie};
 use crate::pam::Block;
@@ -56,13 +56,17 @@ pub(crate) struct Recoverer<'a> {
     pub(crate) dropped: u64,
     /// Records found so far, a bit for each 64 bytes of a frame; empty as long as there is none.
     records: Vec<u64>,
+    /// Pages in a spill file that is not there.
+    pub(crate) lost: u64,
+    /// Whether these are given up.
+    abandon: bool,
     /// Parts of the index that hold nothing and are in no slot any more: to be released when
     /// the allocators have settled.
     pub(crate) unlinked: Vec<Entry>,
 }
 
 impl<'a> Recoverer<'a> {
-    pub(crate) fn new(space: &'a Space, present: &'a Present) -> Self {
+    pub(crate) fn new(space: &'a Space, present: &'a Present, abandon: bool) -> Self {
         Self {
             space,
             present,
@@ -70,6 +74,8 @@ impl<'a> Recoverer<'a> {
             held: Held::default(),
             dropped: 0,
             records: Vec::new(),
+            lost: 0,
+            abandon,
             unlinked: Vec::new(),
         }
     }
@@ -219,6 +225,7 @@ impl<'a> Recoverer<'a> {
                 self.held += Held::block(location);
                 true
             }
+            Entry::Spilled(place) => self.spilled(at, place),
             _ => self.poison(at),
         }
     }
@@ -256,6 +263,25 @@ impl<'a> Recoverer<'a> {
         }
         self.space.adopt(record, hash);
         Some(location)
+    }
+
+    /// Takes a page in the spill file. That the right page is there shows when it is read.
+    fn spilled(&mut self, at: u64, place: Spilled) -> bool {
+        match &self.space.spill {
+            Some(spill) if !spill.is_new() => {
+                if !spill.claim(place) {
+                    return self.poison(at);
+                }
+                self.held += Held::spilled(place);
+            }
+            _ => {
+                self.lost += 1;
+                if self.abandon {
+                    return self.poison(at);
+                }
+            }
+        }
+        true
     }
 
     /// Takes the block at `offset` for the entry at `at`, if it is that entry's.

@@ -4,16 +4,17 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::ObjectId;
 use crate::arena::Arena;
 use crate::codec::{Codec, Encoding};
 use crate::dedup::Sharing;
-use crate::entry::Entry;
+use crate::entry::{Entry, Spilled};
 use crate::frames::Frames;
 use crate::layout::{self, HEADER, Location};
 use crate::owner::Owners;
 use crate::pam::Pams;
+use crate::spill::Spill;
 use crate::table::Table;
+use crate::{ObjectId, PAGE_SIZE};
 
 /// The arena with its allocators.
 pub(crate) struct Space {
@@ -22,6 +23,7 @@ pub(crate) struct Space {
     pub(crate) pam: Pams,
     pub(crate) table: Table,
     pub(crate) owners: Owners,
+    pub(crate) spill: Option<Spill>,
     /// How pages are compressed from now on.
     pub(crate) codec: Codec,
     pub(crate) sharing: Sharing,
@@ -88,6 +90,11 @@ impl Path {
     }
 }
 
+/// What can be told of an arena's key without telling the key.
+pub(crate) fn fingerprint(key: [u64; 3]) -> u64 {
+    key.into_iter().fold(0, |sum, word| mix(sum ^ word))
+}
+
 /// An invertible mix of 64 bits (the finalizer of `SplitMix64`).
 fn mix(mut x: u64) -> u64 {
     x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -110,6 +117,10 @@ pub(crate) struct Held {
     pub(crate) payload: u64,
     /// Bytes of radix nodes, records and directory nodes.
     pub(crate) index: u64,
+    /// Pages in the spill file.
+    pub(crate) spilled: u64,
+    /// Bytes of their blocks, headers included.
+    pub(crate) spilled_bytes: u64,
 }
 
 impl Held {
@@ -121,6 +132,8 @@ impl Held {
         blocks: 0,
         payload: 0,
         index: 0,
+        spilled: 0,
+        spilled_bytes: 0,
     };
 
     /// A page in a block.
@@ -136,7 +149,19 @@ impl Held {
             raw: u64::from(encoding == Encoding::Raw),
             blocks: 1,
             payload: len as u64,
-            index: 0,
+            ..Self::default()
+        }
+    }
+
+    /// A page in the spill file.
+    pub(crate) fn spilled(at: Spilled) -> Self {
+        Self {
+            pages: 1,
+            // No other encoding has payloads of that length.
+            raw: u64::from(at.len == PAGE_SIZE),
+            spilled: 1,
+            spilled_bytes: at.size() as u64,
+            ..Self::default()
         }
     }
 
@@ -161,6 +186,8 @@ impl Held {
             blocks: f(self.blocks, other.blocks),
             payload: f(self.payload, other.payload),
             index: f(self.index, other.index),
+            spilled: f(self.spilled, other.spilled),
+            spilled_bytes: f(self.spilled_bytes, other.spilled_bytes),
         }
     }
 }

@@ -21,7 +21,8 @@ use crate::pam::{Allocator, Need, Pams};
 use crate::pool::Pool;
 use crate::recover::{Present, Recoverer};
 use crate::shared::SharedPools;
-use crate::space::Space;
+use crate::space::{Space, fingerprint};
+use crate::spill::{ArenaId, Spill, SpillConfig, SpillUsage};
 use crate::table::{Kind, Slot, Table, Uuid};
 
 /// What to open.
@@ -35,6 +36,11 @@ pub struct Config {
     pub codec: Codec,
     /// What holds the pages of persistent pools from now on.
     pub persistent: Allocator,
+    /// Where persistent pages go that memory has no room for.
+    pub spill: Option<SpillConfig>,
+    /// Give up pages that are in a spill file which is not there: they answer with `Corrupt`.
+    /// Otherwise the arena isn't opened.
+    pub abandon_spilled: bool,
 }
 
 impl Config {
@@ -46,6 +52,8 @@ impl Config {
             memory,
             codec: Codec::Lzo,
             persistent: Allocator::Zsmalloc,
+            spill: None,
+            abandon_spilled: false,
         }
     }
 }
@@ -73,6 +81,8 @@ pub struct Recovery {
     /// Damaged entries. The pages below them answer with `Corrupt` until they are overwritten
     /// or flushed.
     pub dropped: u64,
+    /// Of these, pages that were in a spill file which is not there.
+    pub abandoned: u64,
     /// How long it took.
     pub elapsed: Duration,
     /// What the host's administrator should know.
@@ -94,12 +104,14 @@ pub struct Usage {
     pub fragmentation: u64,
     /// Frames not in use: in stock for the next puts, or about to be given back.
     pub spare: u64,
-    /// Pages stored.
+    /// Pages stored, on the disk tier or not.
     pub pages: u64,
     /// Pages of these whose bytes another page's block holds.
     pub duplicates: u64,
     /// What their own blocks would take, headers included. Clients are charged for it all the same.
     pub deduplicated: u64,
+    /// The disk tier, if there is one.
+    pub spill: Option<SpillUsage>,
 }
 
 /// An open arena. Dropping it, and every pool opened from it, unlocks the file.
@@ -165,12 +177,18 @@ impl Store {
         let frames = Arc::new(Frames::new(Arc::clone(&arena), memory));
         let key = [0, 8, 16].map(|word| arena.load(header::KEY + word));
         let pam = Pams::new(&frames, config.persistent);
+        let id = ArenaId {
+            boot,
+            key: fingerprint(key),
+        };
+        let spill = config.spill.as_ref().map(|spill| Spill::open(spill, id));
         let space = Arc::new(Space {
             frames,
             pam,
             table: Table::new(Arc::clone(&arena)),
             owners: Owners::new(),
             sharing: Sharing::new(memory),
+            spill: spill.transpose()?,
             codec: *codec,
             key,
             arena,
@@ -186,11 +204,20 @@ impl Store {
             pools: 0,
             pages: 0,
             dropped: 0,
+            abandoned: 0,
             elapsed: Duration::ZERO,
             warnings,
         };
         if origin == Origin::Recovered {
-            let held = store.recover(&mut recovery).map_err(failed("recover"))?;
+            let abandon = config.abandon_spilled;
+            let held = store.recover(&mut recovery, abandon);
+            let held = held.map_err(failed("recover"))?;
+            if recovery.abandoned > 0 && !abandon {
+                return Err(OpenError::SpillLost {
+                    path: path.clone(),
+                    pages: recovery.abandoned,
+                });
+            }
             if held > memory {
                 return Err(OpenError::Shrunk {
                     path: path.clone(),
@@ -199,15 +226,31 @@ impl Store {
                 });
             }
         }
+        store.begin_spilling(config, &mut recovery)?;
         recovery.elapsed = started.elapsed();
         Ok((store, recovery))
     }
 
+    /// Takes the spill file into use, now that it is known what is in it.
+    fn begin_spilling(&self, config: &Config, recovery: &mut Recovery) -> Result<(), OpenError> {
+        if let (Some(spill), Some(config)) = (&self.space.spill, &config.spill) {
+            spill
+                .settle()
+                .map_err(OpenError::io(&config.path, "write the header"))?;
+            if spill.is_in_memory() {
+                let path = config.path.display();
+                let warning = format!("{path} is on a tmpfs: pages spilled there stay in memory");
+                recovery.warnings.push(warning);
+            }
+        }
+        Ok(())
+    }
+
     /// Walks the index; the bytes that its extents occupy.
-    fn recover(&self, recovery: &mut Recovery) -> io::Result<u64> {
+    fn recover(&self, recovery: &mut Recovery, abandon: bool) -> io::Result<u64> {
         let space = &self.space;
         let present = Present::of(space)?;
-        let mut walk = Recoverer::new(space, &present);
+        let mut walk = Recoverer::new(space, &present, abandon);
         for slot in (0..pool::SLOTS).map(pool::slot) {
             let mut warn = |what: String| {
                 let number = pool::number(slot);
@@ -259,6 +302,7 @@ impl Store {
         }
         recovery.pages = walk.held.pages;
         recovery.dropped = walk.dropped;
+        recovery.abandoned = walk.lost;
         Ok(u64::from(extents) * EXTENT)
     }
 
@@ -347,6 +391,7 @@ impl Store {
         for client in lock(&self.clients).values() {
             held += client.held(&[Kind::Persistent, Kind::Ephemeral]);
         }
+        let spill = self.space.spill.as_ref().map(|spill| spill.usage(held));
         let used = self.space.frames.in_use() * FRAME + EXTENT;
         let allocated = self.space.arena.allocated()?;
         let saved = self.space.sharing.saved();
@@ -365,12 +410,13 @@ impl Store {
             pages: held.pages,
             duplicates: saved.blocks,
             deduplicated: saved.payload + saved.blocks * HEADER as u64,
+            spill: spill.transpose()?,
         })
     }
 
     /// Background upkeep: keeps touched memory in stock, so that puts rarely pay for a cold
-    /// touch, moves blocks together where much is free between them, and gives memory back to the
-    /// host when more than a few MiB are free. To be called
+    /// touch, moves blocks together where much is free between them, gives memory back to the
+    /// host when more than a few MiB are free, and spills cold pages when little is. To be called
     /// from a thread of its own, every few milliseconds while it finds something to do and a
     /// few times a second otherwise. Holds up no other call.
     pub fn maintain(&self) -> Upkeep {
@@ -380,8 +426,11 @@ impl Store {
             Need::Slack
         };
         let emptied = self.space.compact(need);
+        let spill = self.space.spill.as_ref();
         Upkeep {
             emptied,
+            spilled: u32::from(self.space.spill_ahead()),
+            punched: spill.map_or(0, Spill::maintain),
             ..self.space.frames.maintain()
         }
     }

@@ -141,7 +141,7 @@ impl Client {
     /// answer than 1 is not to be used.
     ///
     /// −ENODEV: there is no such pool. −EEMPTY: nor is there any page in the pool. −EIO: the
-    /// stored page is damaged.
+    /// stored page is damaged, or its disk can't be read.
     pub fn get_page(
         &self,
         cx: &mut Context,
@@ -157,7 +157,7 @@ impl Client {
             Ok(Got::Page) => 1,
             Ok(Got::Nothing) => 0,
             Ok(Got::EmptyPool) => -EEMPTY,
-            Err(GetError::Corrupt) => error(Errno::IO),
+            Err(GetError::Corrupt | GetError::Io) => error(Errno::IO),
             Err(GetError::NoDevice) => error(Errno::NODEV),
         }
     }

@@ -238,6 +238,19 @@ impl Pam for Zbud {
         }
     }
 
+    fn run(&self, frame: u32) -> Option<u32> {
+        (self.frames.frame(frame).usage() == Use::Buddies).then_some(1)
+    }
+
+    fn blocks(&self, run: u32, f: &mut dyn FnMut(u64) -> bool) {
+        let buddies = self.load(run);
+        // Without the lock the word may be any other use's.
+        let used = |end: &usize| (1..=CHUNKS).contains(&buddies.chunks[*end]);
+        let offsets = [0, 1].into_iter().filter(used);
+        let mut offsets = offsets.map(|end| u64::from(run) * FRAME + buddies.start(end));
+        offsets.all(f);
+    }
+
     fn claim(
         &self,
         pool: PoolNumber,

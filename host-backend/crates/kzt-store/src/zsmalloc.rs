@@ -198,6 +198,15 @@ impl Zsmalloc {
         }
     }
 
+    /// The class of the run that begins with a frame, if one does. Read without a lock it may be a
+    /// run of the past, but one that fits there.
+    fn class_at(&self, frame: u32) -> Option<&Class> {
+        let head = self.frames.frame(frame);
+        let begins = head.usage() == Use::Run && head.position.load(Relaxed) == 0;
+        let class = &self.classes[head.class.load(Relaxed) as usize];
+        (begins && frame % EXTENT_FRAMES + class.frames <= EXTENT_FRAMES).then_some(class)
+    }
+
     /// Sets or clears a block's bit; whether that changed it.
     fn mark(&self, run: u32, place: u32, used: bool) -> bool {
         let bitmap = &self.frames.frame(run + place / 64).bitmap;
@@ -375,6 +384,24 @@ impl Pam for Zsmalloc {
             !self.restore(class, run)
         });
         emptied.count() as u32
+    }
+
+    fn run(&self, frame: u32) -> Option<u32> {
+        let class = self.class_at(frame)?;
+        // Smaller blocks may be parts of the index.
+        (class.size > layout::trie::BYTES).then_some(class.frames)
+    }
+
+    fn blocks(&self, run: u32, f: &mut dyn FnMut(u64) -> bool) {
+        let Some(class) = self.class_at(run) else {
+            return;
+        };
+        for place in 0..class.places() {
+            let bits = self.frames.frame(run + place / 64).bitmap.load(Relaxed);
+            if bits >> (place % 64) & 1 == 1 && !f(class.block(run, place).offset) {
+                break;
+            }
+        }
     }
 
     fn claim(

@@ -101,6 +101,7 @@ fn survive(config: &Config, pages: &Pages) {
             Ok(true) => assert_eq!(out, page(seed), "wrong bytes"),
             Ok(false) => {}
             Err(GetError::Corrupt) => corrupt += 1,
+            Err(GetError::Io) => panic!("there is no disk"),
             Err(GetError::NoDevice) => panic!("the pool is there"),
         }
     }

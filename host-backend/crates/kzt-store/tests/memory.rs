@@ -15,7 +15,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use common::{ArenaPath, MIB, Random, SWAP, page};
+use common::{ArenaPath, MIB, Random, SWAP, SpillPath, page};
 use kzt_store::{Context, OpenError, PAGE_SIZE};
 
 /// Counts what the process has on its heap.
@@ -176,14 +176,19 @@ fn the_heap_is_bounded() {
         assert!(status.success());
         return;
     }
-    let memory = 64 * MIB;
-    let arena = ArenaPath::new();
+    let (arena, spill) = (ArenaPath::new(), SpillPath::new());
     let mut cx = Context::new();
-    let before = HEAP.load(Relaxed);
-    let bound = memory / 4096 * 24 + memory / 65536 * 12 + MIB;
     let mut random = Random(1);
-    for _ in 0..2 {
-        let (store, _) = arena.open(memory);
+    for (memory, disk) in [(64 * MIB, 0), (64 * MIB, 0), (8 * MIB, 256 * MIB)] {
+        let before = HEAP.load(Relaxed);
+        let mut bound = memory / 4096 * 24 + memory / 65536 * 12 + MIB;
+        let mut config = arena.config(memory, kzt_store::Codec::Lzo);
+        if disk > 0 {
+            bound += disk / (256 << 10) * 12 + 700 * 1024;
+            config.spill = Some(spill.config(disk));
+            std::fs::remove_file(arena.path()).unwrap();
+        }
+        let (store, _) = kzt_store::Store::open(&config).unwrap();
         for client in 0..100 {
             let pool = store.open_pool(&format!("client-{client}")).unwrap();
             for _ in 0..150 {
@@ -203,5 +208,7 @@ fn the_heap_is_bounded() {
             pool.flush(SWAP, index);
         }
         assert_eq!(HEAP.load(Relaxed), settled, "pages take no heap");
+        let spilled = store.usage().unwrap().spill.map_or(0, |spill| spill.pages);
+        assert_eq!(spilled > 0, disk > 0);
     }
 }

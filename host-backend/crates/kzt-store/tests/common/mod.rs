@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kzt_store::{Codec, Config, ObjectId, PAGE_SIZE, Page, Recovery, Store};
+use kzt_store::{Codec, Config, ObjectId, PAGE_SIZE, Page, Recovery, SpillConfig, Store};
 
 /// The object of a swap device.
 pub(crate) const SWAP: ObjectId = ObjectId([0; 3]);
@@ -56,6 +56,35 @@ impl ArenaPath {
 }
 
 impl Drop for ArenaPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A spill file's path on a disk, removed on drop.
+pub(crate) struct SpillPath(PathBuf);
+
+impl SpillPath {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("kzt-store-test-{}-{number}.spill", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn config(&self, size: u64) -> SpillConfig {
+        SpillConfig {
+            path: self.0.clone(),
+            size,
+        }
+    }
+}
+
+impl Drop for SpillPath {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
