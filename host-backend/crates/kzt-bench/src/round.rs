@@ -180,9 +180,10 @@ fn time(
     go_on: &AtomicBool,
     mut call: impl FnMut(usize) -> Result<(), Error>,
 ) -> Result<Duration, Error> {
-    let waited = waited_for_cpu();
+    // What is waited between the two readings is within what is timed.
     let start = Instant::now();
-    let mut last = start;
+    let waited = waited_for_cpu();
+    let mut last = Instant::now();
     for (&index, lap) in order.iter().zip(laps) {
         if !go_on.load(Relaxed) {
             return Err(Error::Interrupted);
@@ -193,7 +194,7 @@ fn time(
         last = now;
     }
     let waited = waited_for_cpu().saturating_sub(waited);
-    Ok((last - start).saturating_sub(waited))
+    Ok(start.elapsed().saturating_sub(waited))
 }
 
 /// How long this thread has been ready to run and was not running; zero where the kernel does not
