@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Crash points: each place of the source that stores a word in the arena, or changes its file,
-//! can kill its own process right after it has done so. Only with the feature `crash-points`.
+//! Crash points: each place of the source that stores a word in the arena, or changes its file or
+//! the spill file, can kill its own process right after it has done so. Only with the feature `crash-points`.
 //!
 //! A place is named by file and line. What it is worth to be killed there: a crash then hits
 //! exactly the states between two stores, in a process whose other threads are at work.
@@ -44,7 +44,7 @@ pub fn survey<T>(f: impl FnOnce() -> T) -> (T, Passes) {
     (value, named.collect())
 }
 
-/// Called right after each change of the arena or its file, by what made it.
+/// Called right after each change of the arena or of a file, by what made it.
 #[track_caller]
 pub(crate) fn passed() {
     let place = Location::caller();

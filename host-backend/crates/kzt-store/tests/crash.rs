@@ -19,7 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use common::victim::{Witness, Work, kill, order, orders, spawn, task, work};
+use common::victim::{Witness, Work, kill, order, orders, spawn, store_config, task, work};
 use common::{ArenaPath, MIB, Random};
 use kzt_store::Store;
 
@@ -60,7 +60,7 @@ fn rounds(test: &str, memory: u64, rounds: u64, refuses: bool) {
             indices: INDICES,
             seed: random.next() >> 1,
         };
-        let order = order(arena.path(), memory, its_work);
+        let order = order(&store_config(arena.path(), memory, 0), its_work);
         let child = spawn(test, &format!("work {order}"), Some(theirs));
         let mut messages = vec![0];
         ours.read_exact(&mut messages).unwrap();

@@ -23,7 +23,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
 
-use common::victim::{Witness, Work, order, orders, spawn, task, work};
+use common::victim::{Witness, Work, order, orders, spawn, store_config, task, work};
 use common::{ArenaPath, MIB, Random};
 use kzt_store::crash_points::{Passes, kill_at, survey};
 use kzt_store::{Config, Store};
@@ -94,8 +94,20 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Copies an arena and its spill file.
+fn keep(from: &Path, to: &Path) {
+    copy(from, to);
+    let [from, to] = [from, to].map(|path| path.with_extension("spill"));
+    if from.exists() {
+        copy(&from, &to);
+    } else {
+        let _ = fs::remove_file(to);
+    }
+}
+
 struct Rounds {
     test: &'static str,
+    spill: u64,
     memory: u64,
     random: Random,
     arena: ArenaPath,
@@ -107,19 +119,24 @@ struct Rounds {
 }
 
 impl Rounds {
+    fn config(&self) -> Config {
+        store_config(self.arena.path(), self.memory, self.spill)
+    }
+
     fn order(&self, task: &str, place: &str, passes: u64, seed: u64) -> String {
         let work = Work {
             ops: OPS,
             indices: INDICES,
             seed,
         };
-        let order = order(self.arena.path(), self.memory, work);
+        let order = order(&self.config(), work);
         format!("{task} {place} {passes} {order}")
     }
 
     /// An empty arena.
     fn begin_anew(&mut self) {
         let _ = fs::remove_file(self.arena.path());
+        let _ = fs::remove_file(self.arena.path().with_extension("spill"));
         self.refused += self.witness.refused;
         self.witness = Witness::new(INDICES);
     }
@@ -148,7 +165,7 @@ impl Rounds {
     fn survey(&mut self) -> Passes {
         self.begin_anew();
         self.run("survey", "-", 0);
-        let path = places(&Config::new(self.arena.path(), self.memory));
+        let path = places(&self.config());
         let text = fs::read_to_string(&path).unwrap();
         fs::remove_file(path).unwrap();
         let line = |line: &str| {
@@ -160,7 +177,7 @@ impl Rounds {
 
     /// Opens the arena, checks it, and says what places its recovery passed.
     fn recover(&mut self, full: bool, context: &str) -> Passes {
-        let (opened, passes) = survey(|| self.arena.open(self.memory));
+        let (opened, passes) = survey(|| Store::open(&self.config()).unwrap());
         let (store, recovery) = opened;
         assert_eq!(recovery.dropped, 0, "{context}");
         let found = self.witness.check(&store, full, context);
@@ -169,7 +186,8 @@ impl Rounds {
     }
 }
 
-fn rounds(test: &'static str, memory: u64, full: bool) {
+/// `full`: the memory and the spill file are too small for all pages.
+fn rounds(test: &'static str, memory: u64, spill: u64, full: bool) {
     if be_child() {
         return;
     }
@@ -177,6 +195,7 @@ fn rounds(test: &'static str, memory: u64, full: bool) {
     let wanted = std::env::var("KZT_CRASH_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
     let mut rounds = Rounds {
         test,
+        spill,
         memory,
         random: Random(1),
         arena: ArenaPath::new(),
@@ -204,12 +223,12 @@ fn rounds(test: &'static str, memory: u64, full: bool) {
                 rounds.begin_anew();
                 continue;
             }
-            copy(rounds.arena.path(), image.path());
+            keep(rounds.arena.path(), image.path());
             // Its recovery is killed too, wherever that changes anything.
-            let ((), repairs) = survey(|| drop(rounds.arena.open(memory)));
+            let ((), repairs) = survey(|| drop(Store::open(&rounds.config()).unwrap()));
             for (place, &count) in &repairs {
                 if rounds.kills.get(place).is_none_or(|&kills| kills < wanted) {
-                    copy(image.path(), rounds.arena.path());
+                    keep(image.path(), rounds.arena.path());
                     let passes = 1 + rounds.random.below(count);
                     rounds.run("recover", place, passes);
                 }
@@ -226,13 +245,14 @@ fn rounds(test: &'static str, memory: u64, full: bool) {
     println!("{kills} kills at {} places", rounds.kills.len());
     println!("{}", text(&rounds.kills));
     rounds.begin_anew();
+    let _ = fs::remove_file(image.path().with_extension("spill"));
     assert!(short.len() * 10 <= places.len(), "{short:?}");
     assert_eq!(rounds.refused > 0, full);
 }
 
 #[test]
 fn every_place_that_stores_may_kill() {
-    rounds("every_place_that_stores_may_kill", 8 * MIB, false);
+    rounds("every_place_that_stores_may_kill", 8 * MIB, 0, false);
 }
 
 #[test]
@@ -240,6 +260,17 @@ fn every_place_that_stores_may_kill_at_the_memory_limit() {
     rounds(
         "every_place_that_stores_may_kill_at_the_memory_limit",
         MIB,
+        0,
+        true,
+    );
+}
+
+#[test]
+fn every_place_that_stores_may_kill_with_a_spill_file() {
+    rounds(
+        "every_place_that_stores_may_kill_with_a_spill_file",
+        MIB,
+        2 * MIB,
         true,
     );
 }

@@ -98,6 +98,8 @@ impl SpillFile {
     pub(super) fn begin(&self) -> io::Result<()> {
         if self.is_new {
             self.file.set_len(0)?;
+            #[cfg(feature = "crash-points")]
+            crate::crash_points::passed();
         }
         let mut header = Buffer::new(ALIGN);
         encode(self.arena, header.bytes_mut());
@@ -117,6 +119,8 @@ impl SpillFile {
             self.file.write_all_at(header.bytes_mut(), 0)?;
             self.file.sync_data()?;
         }
+        #[cfg(feature = "crash-points")]
+        crate::crash_points::passed();
         // Pages are read one by one, as guests want them. It is a hint.
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Random);
         Ok(())
@@ -132,10 +136,14 @@ impl SpillFile {
     /// bytes are where no error can meet them any more but one that a read will report.
     pub(super) fn write(&self, cluster: u32, bytes: &[u8]) -> io::Result<()> {
         if let Some(direct) = self.direct.get() {
-            return direct.write_all_at(bytes, start(cluster));
+            direct.write_all_at(bytes, start(cluster))?;
+        } else {
+            self.file.write_all_at(bytes, start(cluster))?;
+            self.file.sync_data()?;
         }
-        self.file.write_all_at(bytes, start(cluster))?;
-        self.file.sync_data()
+        #[cfg(feature = "crash-points")]
+        crate::crash_points::passed();
+        Ok(())
     }
 
     /// Reads what has been written; beyond the file's end is an error.
@@ -161,6 +169,8 @@ impl SpillFile {
     pub(super) fn punch(&self, cluster: u32) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         retry_on_intr(|| rustix::fs::fallocate(&self.file, flags, start(cluster), CLUSTER as u64))?;
+        #[cfg(feature = "crash-points")]
+        crate::crash_points::passed();
         Ok(())
     }
 

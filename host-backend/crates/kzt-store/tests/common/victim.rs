@@ -16,7 +16,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use kzt_store::tmem::{self, flags};
-use kzt_store::{Config, Context, Kind, ObjectId, PAGE_SIZE, Pool, PutError, Store, Uuid};
+use kzt_store::{
+    Config, Context, Kind, ObjectId, PAGE_SIZE, Pool, PutError, SpillConfig, Store, Uuid,
+};
 
 use super::{Random, SWAP, page};
 
@@ -390,19 +392,33 @@ impl Witness {
     }
 }
 
-/// The words that tell a victim its arena and work.
-pub(crate) fn order(arena: &Path, memory: u64, work: Work) -> String {
+/// The words that tell a victim its store and its work. A spill file lies beside the arena.
+pub(crate) fn order(config: &Config, work: Work) -> String {
+    let (arena, memory) = (config.arena.display(), config.memory);
+    let spill = config.spill.as_ref().map_or(0, |spill| spill.size);
     let Work { ops, indices, seed } = work;
-    format!("{} {memory} {ops} {indices} {seed}", arena.display())
+    format!("{arena} {memory} {spill} {ops} {indices} {seed}")
 }
 
 /// Reads what `order` wrote.
 pub(crate) fn orders(words: &[String]) -> (Config, Work) {
     let number = |at: usize| words[at].parse().unwrap();
     let work = Work {
-        ops: number(2),
-        indices: number(3),
-        seed: number(4),
+        ops: number(3),
+        indices: number(4),
+        seed: number(5),
     };
-    (Config::new(&words[0], number(1)), work)
+    (
+        store_config(Path::new(&words[0]), number(1), number(2)),
+        work,
+    )
+}
+
+/// A store with `spill` bytes beside its arena, or none.
+pub(crate) fn store_config(arena: &Path, memory: u64, spill: u64) -> Config {
+    let path = arena.with_extension("spill");
+    Config {
+        spill: (spill > 0).then_some(SpillConfig { path, size: spill }),
+        ..Config::new(arena, memory)
+    }
 }
