@@ -7,9 +7,10 @@
 //! The index in the arena is the truth; everything on the heap is rebuilt from it. The heap is
 //! bounded: 24 bytes for each 4 KiB of `memory`, 12 for each 64 KiB, and at most 1 MiB for
 //! tables and pools; another 32 for each 4 KiB where a client's pages may share memory; while
-//! recovering, another bit for each 4 KiB, and 8 bytes where pages do. With a spill file it is 12
-//! bytes for each 256 KiB of that, and 700 KiB for what is on the way there. Each [`Context`] adds 136
-//! KiB, and what zstd's contexts take where that codec is used.
+//! recovering, another bit for each 4 KiB, and 8 bytes where pages do; while a client is saved, 2
+//! MiB for each of its persistent pools. With a spill file it is 12 bytes for each 256 KiB of that,
+//! and 700 KiB for what is on the way there. Each [`Context`] adds 136 KiB, and what zstd's
+//! contexts take where that codec is used.
 
 #![allow(
     clippy::cast_possible_truncation,

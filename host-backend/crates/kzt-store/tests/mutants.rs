@@ -133,6 +133,15 @@ const MUTANTS: &[Mutant] = &[
         test: ("ancestors", "nothing_that_a_guest_says_is_asserted"),
     },
     Mutant {
+        bug: "persistent pages have no way out",
+        file: "src/pool.rs",
+        changes: &[("last = !self.space.spill();", "last = true;")],
+        test: (
+            "spill",
+            "pages_that_memory_has_no_room_for_come_back_from_the_disk",
+        ),
+    },
+    Mutant {
         bug: "a refused put leaves the old page",
         file: "src/tmem.rs",
         changes: &[(
@@ -172,11 +181,13 @@ impl Copy {
     }
 
     fn cargo(&self, test: &str, arguments: &[&str]) -> Output {
+        let built = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         Command::new(env!("CARGO"))
             .current_dir(&self.crate_dir)
             .args(["test", "--offline", "--test", test])
             .args(arguments)
-            .env("CARGO_TARGET_DIR", self.crate_dir.with_file_name("target"))
+            // Where the crates are built already that this one needs.
+            .env("CARGO_TARGET_DIR", built)
             .env_remove("RUSTFLAGS")
             .output()
             .unwrap()
