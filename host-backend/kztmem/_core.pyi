@@ -74,6 +74,10 @@ class Usage(TypedDict):
     fragmentation_bytes: int
     spare_bytes: int
     pages: int
+    duplicate_pages: int
+    """Of `pages`: those whose bytes another one's block holds."""
+    deduplicated_bytes: int
+    """What blocks of their own would take. Clients are charged for it all the same."""
     spill: SpillUsage | None
 
 @type_check_only
@@ -265,6 +269,7 @@ class Server:
         name: str,
         swap: int,
         *,
+        dedup: str,
         nbd: str | PathLike[str],
         relay: str | PathLike[str],
         vhost: str | PathLike[str],
@@ -274,9 +279,12 @@ class Server:
 
         `nbd` speaks NBD, `relay` the same in the frames of a virtio-serial port, and
         `vhost` is the backend of a vhost-user block device; `ctl` takes the reports of the guest's
-        agent.
+        agent. With which pages the client's may share memory, `dedup` says: `off`, `client` (its
+        own) or `domain:NAME` (those of all clients that say so). What is said first of a client
+        holds as long as the arena is open.
 
-        Raises `ClientExistsError`, `SocketError`, or `StoreError` for a bad name or size.
+        Raises `ClientExistsError`, `SocketError`, `StoreError` for a bad name or size, and
+        `ValueError` for an unknown `dedup`.
         """
 
     def remove_client(self, name: str) -> None:
@@ -330,11 +338,12 @@ class Store:
         cap: int | None = None,
         reservation: int = 0,
         compress: bool = True,
+        dedup: str = "off",
     ) -> Client:
         """The client of that name, found again or made, on these terms from now on.
 
-        `cap` and `reservation` are bytes of persistent pages and their index. Raises `StoreError`
-        for a bad name.
+        `cap` and `reservation` are bytes of persistent pages and their index; `dedup` is as for
+        `Server.add_client`. Raises `StoreError` for a bad name, and `ValueError`.
         """
 
     def remove_client(self, name: str) -> None:

@@ -102,14 +102,14 @@ class _Api:
             _Operation(
                 method="POST",
                 path="/v1/clients",
-                summary="Make a client; 200 if it exists with this size",
+                summary="Make a client; 200 if it exists like this",
                 handler=self.create,
                 body="ClientRequest",
                 answer="Client",
                 status=201,
                 errors={
-                    400: "Name or size are not possible.",
-                    409: "It exists with another size.",
+                    400: "Name, size or deduplication are not possible.",
+                    409: "It exists with another size or deduplication.",
                     **full,
                 },
             ),
@@ -124,11 +124,11 @@ class _Api:
             _Operation(
                 method="PATCH",
                 path="/v1/clients/{name}",
-                summary="Confirm a client's size; to change it is refused",
+                summary="Confirm what a client is like; to change it is refused",
                 handler=self.change,
                 body="ClientChange",
                 answer="Client",
-                errors={400: "The size is not possible.", 409: "It has another size.", **missing},
+                errors={400: "It is not possible.", 409: "The client is another.", **missing},
             ),
             _Operation(
                 method="DELETE",
@@ -150,7 +150,7 @@ class _Api:
     async def create(self, request: Request) -> Response:
         wanted = await _body(request, ClientRequest)
         add = self._service.registry.add
-        made = await asyncio.to_thread(add, wanted.name, wanted.swap)
+        made = await asyncio.to_thread(add, wanted.name, wanted.settings())
         return JSONResponse(self._service.client(wanted.name), status_code=201 if made else 200)
 
     async def show(self, request: Request) -> Response:
@@ -160,7 +160,7 @@ class _Api:
         name = _name(request)
         client = self._service.client(name)
         wanted = await _body(request, ClientChange)
-        self._service.registry.check_same(name, wanted.swap)
+        self._service.registry.check_same(name, wanted.settings())
         return JSONResponse(client)
 
     async def delete(self, request: Request) -> Response:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from kztmem.errors import BadInput
 from kztmem.settings import (
+    ClientSettings,
     Settings,
     Spill,
     check_codec,
+    check_dedup,
     check_memory,
     check_name,
     check_spill,
@@ -64,14 +66,15 @@ def parse(argv: Sequence[str]) -> Invocation:
     spill: Spill | None = None
     codec: str | None = None
     user: str | None = None
-    clients: dict[str, int] = {}
+    dedup: str | None = None
+    clients: dict[str, ClientSettings] = {}
     if args.config is not None:
         # Pydantic takes a while to load, so only those who have a file wait for it.
         from kztmem.config import load  # noqa: PLC0415
 
         file = load(args.config)
-        memory, codec, user, clients = file.memory, file.codec, file.user, file.swap_sizes()
-        spill = file.spill
+        memory, codec, dedup, user = file.memory, file.codec, file.dedup, file.user
+        spill, clients = file.spill, file.client_settings()
         sockets = sockets or file.sockets
     if args.memory is not None:
         memory = check_memory(args.memory, key="--memory")
@@ -81,6 +84,8 @@ def parse(argv: Sequence[str]) -> Invocation:
         spill = replace(spill, path=_absolute(spill.path, key="--spill"))
     if args.codec is not None:
         codec = check_codec(args.codec, key="--codec")
+    if args.dedup is not None:
+        dedup = check_dedup(args.dedup, key="--dedup")
     settings = Settings(
         state=state,
         sockets=state if sockets is None else _absolute(sockets, key="--sockets"),
@@ -88,6 +93,7 @@ def parse(argv: Sequence[str]) -> Invocation:
         codec=codec,
         spill=spill,
         abandon_spilled=args.abandon_spilled,
+        dedup=dedup,
         user=args.user or user,
         clients=clients | _clients(args.client),
     )
@@ -132,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         help="lzo (the default), lz4, zstd:LEVEL or none; pages already held keep theirs",
     )
     add(
+        "--dedup",
+        metavar="MODE",
+        help="with which pages a client's may share memory unless it says so itself: off (the "
+        "default), client (its own) or domain:NAME (those of all that say so)",
+    )
+    add(
         "--client",
         action="append",
         default=[],
@@ -173,15 +185,15 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _clients(options: Iterable[str]) -> dict[str, int]:
-    clients: dict[str, int] = {}
+def _clients(options: Iterable[str]) -> dict[str, ClientSettings]:
+    clients: dict[str, ClientSettings] = {}
     for option in options:
         name, colon, size = option.partition(":")
         if not colon:
             raise BadInput(f"{option!r} has no size", key="--client", hint="write NAME:SIZE")
         check_name(name, key="--client")
-        swap = check_swap(size, key="--client")
-        if clients.setdefault(name, swap) != swap:
+        client = ClientSettings(swap=check_swap(size, key="--client"))
+        if clients.setdefault(name, client) != client:
             raise BadInput(f"{name!r} is given twice with different sizes", key="--client")
     return clients
 

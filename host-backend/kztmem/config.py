@@ -4,6 +4,7 @@
 memory = "512MiB"
 spill = "4GiB"
 codec = "lzo"
+dedup = "client"
 
 [clients.a]
 swap = "1GiB"
@@ -19,8 +20,10 @@ from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from kztmem.errors import BadInput
 from kztmem.settings import (
+    ClientSettings,
     Spill,
     check_codec,
+    check_dedup,
     check_memory,
     check_name,
     check_spill,
@@ -41,6 +44,10 @@ def _codec(name: str) -> str:
     return check_codec(name, key="codec")
 
 
+def _dedup(mode: str) -> str:
+    return check_dedup(mode, key="dedup")
+
+
 def _swap(size: str | int) -> int:
     return check_swap(size, key="swap")
 
@@ -56,6 +63,7 @@ SpillSpec = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}, mode="validation"),
 ]
 Codec = Annotated[str, BeforeValidator(checked(_codec, str))]
+Dedup = Annotated[str, BeforeValidator(checked(_dedup, str))]
 Swap = Annotated[
     int,
     BeforeValidator(checked(_swap, str, int)),
@@ -68,6 +76,7 @@ class ClientConfig(Strict):
     """One client that must exist."""
 
     swap: Swap = Field(description="Size of its swap device.")
+    dedup: Dedup | None = Field(None, description="As below, for this client alone.")
 
 
 class Config(Strict):
@@ -78,13 +87,21 @@ class Config(Strict):
         None, description="SIZE or SIZE,PATH of a file on a disk for what memory has no room for."
     )
     codec: Codec | None = Field(None, description="lzo, lz4, zstd:LEVEL or none.")
+    dedup: Dedup | None = Field(
+        None,
+        description="With which pages those of clients that say nothing may share memory: "
+        "off, client (their own) or domain:NAME.",
+    )
     sockets: Path | None = Field(None, description="Directory of the sockets.")
     user: str | None = Field(None, description="When started as root: the user to serve as.")
     clients: dict[Name, ClientConfig] = Field(default_factory=dict, description="Clients by name.")
 
-    def swap_sizes(self) -> dict[str, int]:
-        """Swap size in bytes of each client."""
-        return {name: client.swap for name, client in self.clients.items()}
+    def client_settings(self) -> dict[str, ClientSettings]:
+        """The clients by name."""
+        return {
+            name: ClientSettings(swap=client.swap, dedup=client.dedup)
+            for name, client in self.clients.items()
+        }
 
 
 def load(path: Path) -> Config:

@@ -52,7 +52,7 @@ class _Figures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         status = self._service.status()
-        info = {"version": status["version"], "codec": status["codec"]}
+        info = {key: status[key] for key in ("version", "codec", "dedup")}
         yield InfoMetricFamily("kztmem", "The daemon.", info)
         yield GaugeMetricFamily(
             "kztmem_uptime_seconds", "Time since it started.", status["uptime_seconds"]

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 from kztmem import host
 from kztmem.clientsockets import ClientSockets
-from kztmem.errors import BadInput, HostUnable
+from kztmem.errors import BadInput, Conflict, HostUnable
 from kztmem.privileges import User
-from kztmem.registry import other_size
-from kztmem.settings import DEFAULT_CODEC
+from kztmem.registry import check_same
+from kztmem.settings import DEFAULT_CODEC, DEFAULT_DEDUP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kztmem.settings import Settings
+    from kztmem.settings import ClientSettings, Settings
     from kztmem.statedir import Record, StateDir
 
 SPILL_FILE: Final = "spill"
@@ -39,6 +39,8 @@ class Plan:
     spill: tuple[Path, int] | None
     """The spill file and its most bytes."""
     abandon_spilled: bool
+    dedup: str
+    """What goes for clients that say nothing."""
     sockets: Path
 
 
@@ -63,6 +65,7 @@ def make_plan(settings: Settings, state: StateDir) -> Plan:
         codec=settings.codec or (last.codec if last else DEFAULT_CODEC),
         spill=_spill(settings, state, last),
         abandon_spilled=settings.abandon_spilled,
+        dedup=settings.dedup or (last.dedup if last else DEFAULT_DEDUP),
         sockets=settings.sockets,
     )
 
@@ -105,10 +108,14 @@ def _settle_clients(settings: Settings, state: StateDir, *, pages_expected: bool
         state.write_clients(clients)
 
 
-def _merge(remembered: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
-    for name, swap in wanted.items():
-        known = remembered.get(name, swap)
-        if known != swap:
-            error = other_size(name, known, swap)
-            raise BadInput(error.message, key="--client", hint=error.hint)
-    return {**remembered, **wanted}
+def _merge(
+    remembered: Mapping[str, ClientSettings], wanted: Mapping[str, ClientSettings]
+) -> dict[str, ClientSettings]:
+    for name, client in wanted.items():
+        if name in remembered:
+            try:
+                check_same(name, remembered[name], client)
+            except Conflict as error:
+                raise BadInput(error.message, key="--client", hint=error.hint) from error
+    new = {name: client for name, client in wanted.items() if name not in remembered}
+    return {**remembered, **new}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kztmem._core import Server
+    from kztmem.settings import ClientSettings
     from kztmem.statedir import StateDir
 
 _log = logging.getLogger(__name__)
@@ -29,11 +30,13 @@ _log = logging.getLogger(__name__)
 class Registry:
     """The clients of one server. Methods may be called from any thread."""
 
-    def __init__(self, server: Server, state: StateDir, sockets: Path) -> None:
+    def __init__(self, server: Server, state: StateDir, sockets: Path, *, dedup: str) -> None:
+        """`dedup` goes for clients that say nothing."""
         self._server = server
         self._state = state
         self._sockets = sockets
-        self._clients: dict[str, int] = {}
+        self._dedup = dedup
+        self._clients: dict[str, ClientSettings] = {}
         self._changing = threading.Lock()
 
     def recover(self) -> None:
@@ -42,8 +45,8 @@ class Registry:
         if clients is None:
             # Without it every pool would look like one that was being removed.
             raise HostUnable("clients.json is missing", key="--state", hint="restore it")
-        for name, swap in clients.items():
-            self._open(name, swap)
+        for name, client in clients.items():
+            self._open(name, client)
         for name in self._server.pools():
             if name not in clients:
                 _log.warning("client %s: was being removed, its pages are thrown away", name)
@@ -56,6 +59,13 @@ class Registry:
 
     def swap(self, name: str) -> int:
         """Size of a client's swap device in bytes; raises `NotFound`."""
+        return self._known(name).swap
+
+    def dedup(self, name: str) -> str:
+        """With which pages a client's may share memory; raises `NotFound`."""
+        return self._known(name).dedup or self._dedup
+
+    def _known(self, name: str) -> ClientSettings:
         try:
             return self._clients[name]
         except KeyError:
@@ -65,31 +75,28 @@ class Registry:
         """Where a client's sockets are."""
         return ClientSockets.of(self._sockets, name)
 
-    def add(self, name: str, swap: int) -> bool:
+    def add(self, name: str, wanted: ClientSettings) -> bool:
         """Makes a client that serves and lasts; False if it is there already.
 
-        Raises `Conflict` if it has another size, `HostUnable` if it cannot be written down.
+        Raises `Conflict` if it is another one, `HostUnable` if it cannot be written down.
         """
         with self._changing:
-            known = self._clients.get(name)
-            if known is not None:
-                self.check_same(name, swap)
+            if name in self._clients:
+                self.check_same(name, wanted)
                 return False
-            self._open(name, swap)
+            self._open(name, wanted)
             try:
-                self._state.write_clients(self._clients | {name: swap})
+                self._state.write_clients(self._clients | {name: wanted})
             except HostUnable:
                 self._close(name)
                 raise
-            self._clients = self._clients | {name: swap}
-            _log.info("client %s: made, swap of %s", name, format_size(swap))
+            self._clients = self._clients | {name: wanted}
+            _log.info("client %s: made, swap of %s", name, format_size(wanted.swap))
             return True
 
-    def check_same(self, name: str, swap: int) -> None:
-        """Raises `Conflict` unless a client has this size, which never changes."""
-        known = self.swap(name)
-        if known != swap:
-            raise other_size(name, known, swap)
+    def check_same(self, name: str, wanted: ClientSettings) -> None:
+        """Raises `NotFound`, or `Conflict` unless a client is as wanted, which never changes."""
+        check_same(name, self._known(name), wanted)
 
     def remove(self, name: str) -> None:
         """Closes a client's connections, throws its pages away and forgets it.
@@ -97,19 +104,20 @@ class Registry:
         Raises `NotFound`, and `HostUnable` if that cannot be written down: then it goes on.
         """
         with self._changing:
-            self.swap(name)
-            rest = {other: swap for other, swap in self._clients.items() if other != name}
+            self._known(name)
+            rest = {other: client for other, client in self._clients.items() if other != name}
             self._state.write_clients(rest)
             self._clients = rest
             self._close(name)
             _log.info("client %s: removed", name)
 
-    def _open(self, name: str, swap: int) -> None:
+    def _open(self, name: str, client: ClientSettings) -> None:
         paths = self.sockets(name).check(key=name)
         try:
             paths.folder.parent.mkdir(mode=0o700, exist_ok=True)
             paths.folder.mkdir(mode=0o700, exist_ok=True)
-            self._server.add_client(name, swap, **paths.to_json())
+            dedup = client.dedup or self._dedup
+            self._server.add_client(name, client.swap, dedup=dedup, **paths.to_json())
         except (OSError, StoreError) as error:
             raise HostUnable(f"cannot serve it: {error}", key=name) from error
 
@@ -124,10 +132,19 @@ def no_client(name: str) -> NotFound:
     return NotFound(f"there is no client {name!r}", key="name")
 
 
-def other_size(name: str, known: int, swap: int) -> Conflict:
-    """The error for a client that exists with another size."""
-    return Conflict(
-        f"client {name!r} exists with a swap of {format_size(known)}, not {format_size(swap)}",
-        key="swap",
-        hint=f"ask for {format_size(known)}, or remove the client and its pages first",
-    )
+def check_same(name: str, known: ClientSettings, wanted: ClientSettings) -> None:
+    """Raises `Conflict` if a client that exists is not as wanted."""
+    if wanted.swap != known.swap:
+        size = format_size(known.swap)
+        raise Conflict(
+            f"client {name!r} exists with a swap of {size}, not {format_size(wanted.swap)}",
+            key="swap",
+            hint=f"ask for {size}, or remove the client and its pages first",
+        )
+    if wanted.dedup not in {None, known.dedup}:
+        is_now = f"dedup {known.dedup}" if known.dedup else "the daemon's own dedup"
+        raise Conflict(
+            f"client {name!r} exists with {is_now}, not {wanted.dedup}",
+            key="dedup",
+            hint="leave it out, or remove the client and its pages first",
+        )

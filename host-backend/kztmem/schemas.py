@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-from kztmem.config import Name, Swap
+from kztmem.config import Dedup, Name, Swap
+from kztmem.settings import ClientSettings
 from kztmem.validation import Strict
 
 
@@ -20,12 +21,27 @@ class ClientRequest(Strict):
         description="Size of its swap device: bytes, or text with a binary unit; whole pages.",
         examples=["1GiB", 1 << 30],
     )
+    dedup: Dedup | None = Field(
+        None,
+        description="With which pages its may share memory: `off`, `client` (its own) or "
+        "`domain:NAME` (those of all clients that say so). Without it as the daemon says.",
+        examples=["client", "domain:lab"],
+    )
+
+    def settings(self) -> ClientSettings:
+        """What is asked for."""
+        return ClientSettings(swap=self.swap, dedup=self.dedup)
 
 
 class ClientChange(Strict):
     """What a client should be like."""
 
     swap: Swap = Field(description="Must be the size it has: a swap device never changes its.")
+    dedup: Dedup | None = Field(None, description="Must be what it was made with, if given.")
+
+    def settings(self) -> ClientSettings:
+        """What is asked for."""
+        return ClientSettings(swap=self.swap, dedup=self.dedup)
 
 
 class _Answer(BaseModel):
@@ -87,6 +103,7 @@ class Client(_Answer):
 
     name: str
     swap_bytes: int = Field(description="Size of its swap device.")
+    dedup: str = Field(description="With which pages its may share memory.")
     nbd: str = Field(description="Path of its NBD socket; exports `` and `swap`.")
     relay: str = Field(description="Path of the socket of the relay port to the same device.")
     vhost: str = Field(description="Path of the vhost-user-blk socket to the same device.")
@@ -122,6 +139,10 @@ class Arena(_Answer):
     fragmentation_bytes: int = Field(description="Lost between blocks.")
     spare_bytes: int = Field(description="Kept ready for what comes next.")
     pages: int = Field(description="Pages stored, in memory or on the disk.")
+    duplicate_pages: int = Field(description="Of these: their bytes are another page's block.")
+    deduplicated_bytes: int = Field(
+        description="What blocks of their own would take; clients are charged for it all the same."
+    )
 
 
 class SpillCounters(_Answer):
@@ -166,6 +187,7 @@ class Status(_Answer):
     user: str
     uptime_seconds: float
     codec: str
+    dedup: str = Field(description="What goes for clients that say nothing of their own.")
     arena: Arena
     spill: Spill | None = Field(description="None: the store has no disk.")
     recovery: Recovery

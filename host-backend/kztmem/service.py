@@ -69,6 +69,7 @@ class Service:
             version=version(),
             memory=plan.memory,
             codec=plan.codec,
+            dedup=plan.dedup,
             sockets=str(plan.sockets),
             boot_id=host.boot_id(),
             arena=str(plan.arena),
@@ -89,7 +90,7 @@ class Service:
         if self._record != last:
             state.write_record(self._record)
         state.write_owner(os.getpid())
-        self.registry = Registry(self._server, state, plan.sockets)
+        self.registry = Registry(self._server, state, plan.sockets, dedup=plan.dedup)
         self.registry.recover()
 
     @property
@@ -106,6 +107,7 @@ class Service:
             "user": self._user,
             "uptime_seconds": time.monotonic() - self._started,
             "codec": self._record.codec,
+            "dedup": self._record.dedup,
             **self._memory(),
             "recovery": self._recovery,
             "warnings": self.warnings(),
@@ -145,7 +147,7 @@ class Service:
 
     def client(self, name: str) -> dict[str, Any]:
         """The body of `GET /v1/clients/NAME`; raises `NotFound`."""
-        swap = self.registry.swap(name)
+        swap, dedup = self.registry.swap(name), self.registry.dedup(name)
         try:
             stats = self._server.client(name)
         except NoClientError as error:  # it is being removed by another thread
@@ -153,6 +155,7 @@ class Service:
         return {
             "name": name,
             "swap_bytes": swap,
+            "dedup": dedup,
             **self.registry.sockets(name).to_json(),
             **{key: value for key, value in stats.items() if key != "report"},
             "guest": guest(stats["report"]),

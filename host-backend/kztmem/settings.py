@@ -27,12 +27,24 @@ MAX_SPILL: Final = 1 << 40
 """Likewise for the spill file."""
 
 DEFAULT_CODEC: Final = "lzo"
+DEFAULT_DEDUP: Final = "off"
 DEFAULT_USER: Final = "kztlab"
 SOCKET_PATH_MAX: Final = 107
 """Bytes of a unix socket's path: sun_path has 108, one is the terminator."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 _CODEC = re.compile(r"none|lzo|lz4|zstd(?::(?:-[1-7]|1?[0-9]))?", re.ASCII)
+_DEDUP = re.compile(r"off|client|domain:[!-~]{1,32}", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+    """A client as it was asked for, and as it lasts."""
+
+    swap: int
+    """Size of its swap device in bytes."""
+    dedup: str | None = None
+    """With which pages its may share memory; None: as the daemon says for all that say nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,10 @@ class Settings:
     codec: str | None = None
     spill: Spill | None = None
     abandon_spilled: bool = False
+    dedup: str | None = None
     user: str | None = None
-    clients: dict[str, int] = field(default_factory=dict)
-    """Swap size in bytes of each client that must exist once the daemon serves."""
+    clients: dict[str, ClientSettings] = field(default_factory=dict)
+    """Clients that must exist once the daemon serves."""
 
 
 def check_name(name: str, *, key: str) -> str:
@@ -125,6 +138,14 @@ def check_codec(codec: str, *, key: str) -> str:
         hint = "one of lzo, lz4, zstd, zstd:LEVEL (-7 to 19) and none"
         raise BadInput(f"unknown codec {codec!r}", key=key, hint=hint)
     return codec
+
+
+def check_dedup(dedup: str, *, key: str) -> str:
+    """Returns a way to deduplicate or raises `BadInput`."""
+    if _DEDUP.fullmatch(dedup) is None:
+        hint = "one of off, client and domain:NAME (up to 32 printable characters, no spaces)"
+        raise BadInput(f"unknown deduplication {dedup!r}", key=key, hint=hint)
+    return dedup
 
 
 def check_socket_path(path: Path, *, key: str) -> Path:

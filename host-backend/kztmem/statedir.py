@@ -2,7 +2,7 @@
 """The state directory: who owns it now, what was served from it before, which clients it has.
 
     lock          held (flock) by the supervisor and the serving process; holds the latter's pid
-    state.json    what the daemon served with: arena, memory, codec, boot
+    state.json    what the daemon served with: arena, memory, codec, dedup, boot
     clients.json  the clients, changed only by whole replacement
     kztmemd.log   output of a detached daemon
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from kztmem.errors import BadInput, HostUnable
 from kztmem.files import damaged, read_json, write_json
-from kztmem.settings import check_codec, check_name, check_swap
+from kztmem.settings import ClientSettings, check_codec, check_dedup, check_name, check_swap
 from kztmem.units import parse_size
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Record:
     version: str
     memory: int
     codec: str
+    dedup: str
     sockets: str
     boot_id: str
     arena: str | None
@@ -96,6 +97,7 @@ class StateDir:
                 version=_text(data["version"]),
                 memory=parse_size(_number(data["memory"]), key="memory"),
                 codec=check_codec(_text(data["codec"]), key="codec"),
+                dedup=check_dedup(_text(data["dedup"]), key="dedup"),
                 sockets=_text(data["sockets"]),
                 boot_id=_text(data["boot_id"]),
                 arena=None if data["arena"] is None else _text(data["arena"]),
@@ -110,23 +112,33 @@ class StateDir:
         """Remembers what is served now."""
         write_json(self.path / "state.json", asdict(record))
 
-    def clients(self) -> dict[str, int] | None:
-        """Swap size in bytes of each client; None if no daemon ever wrote them down."""
+    def clients(self) -> dict[str, ClientSettings] | None:
+        """All clients; None if no daemon ever wrote them down."""
         path = self.path / "clients.json"
         data = read_json(path)
         if data is None:
             return None
         try:
             return {
-                check_name(name, key="name"): check_swap(_number(swap), key=name)
-                for name, swap in data.items()
+                check_name(name, key="name"): _client(name, client) for name, client in data.items()
             }
-        except (TypeError, BadInput) as error:
+        except (KeyError, TypeError, BadInput) as error:
             raise damaged(path, str(error)) from error
 
-    def write_clients(self, clients: Mapping[str, int]) -> None:
+    def write_clients(self, clients: Mapping[str, ClientSettings]) -> None:
         """Remembers the clients; raises `HostUnable` and changes nothing when it cannot."""
-        write_json(self.path / "clients.json", dict(clients))
+        data = {name: asdict(client) for name, client in clients.items()}
+        write_json(self.path / "clients.json", data)
+
+
+def _client(name: str, data: object) -> ClientSettings:
+    if not isinstance(data, dict):
+        raise TypeError(f"{data!r} is not a client")
+    dedup = data["dedup"]
+    return ClientSettings(
+        swap=check_swap(_number(data["swap"]), key=name),
+        dedup=None if dedup is None else check_dedup(_text(dedup), key=name),
+    )
 
 
 def _open_lock(path: Path) -> int:

@@ -44,12 +44,34 @@ def test_status_says_what_it_should(
     status = Status.model_validate(api.get("/v1/status").json())
     assert status.pid == daemon.process.pid == daemon.ready["pid"]
     assert status.supervisor_pid is None
-    assert status.codec == "lzo"
+    assert (status.codec, status.dedup) == ("lzo", "off")
     assert status.arena.limit_bytes == 64 << 20
     assert Path(status.arena.path).is_file()
     assert status.recovery.reason == "new"
     assert [known.name for known in status.clients] == ["web-1"]
     assert status.clients[0].model_dump() == client
+
+
+def test_a_client_keeps_its_deduplication(api: httpx.Client) -> None:
+    wanted = {"name": "a", "swap": "1MiB", "dedup": "domain:lab"}
+    made = api.post("/v1/clients", json=wanted)
+    assert (made.status_code, made.json()["dedup"]) == (201, "domain:lab")
+    for fine in (wanted, {"name": "a", "swap": "1MiB"}):
+        assert api.post("/v1/clients", json=fine).status_code == 200
+    for answer in (
+        api.post("/v1/clients", json=wanted | {"dedup": "client"}),
+        api.patch("/v1/clients/a", json={"swap": "1MiB", "dedup": "off"}),
+    ):
+        assert (answer.status_code, answer.json()["key"]) == (409, "dedup")
+    api.delete("/v1/clients/a")
+    api.post("/v1/clients", json=wanted | {"dedup": None})
+    assert api.get("/v1/clients/a").json()["dedup"] == "off"
+    refused = api.post("/v1/clients", json=wanted)
+    assert refused.status_code == 409
+    assert "the daemon's own dedup" in refused.json()["error"]
+    api.delete("/v1/clients/a")
+    bad = api.post("/v1/clients", json=wanted | {"dedup": "domain:a b"})
+    assert (bad.status_code, bad.json()["key"]) == (400, "dedup")
 
 
 def test_a_client_is_made_shown_and_removed(api: httpx.Client) -> None:

@@ -7,14 +7,15 @@ import pytest
 
 from kztmem.cli import parse
 from kztmem.errors import BadInput
-from kztmem.settings import Spill
+from kztmem.settings import ClientSettings, Spill
 
 STATE = ["--state", "/srv/store"]
 
 
 def test_everything_at_once() -> None:
     options = (
-        "--memory 512MiB --spill 4GiB,/disk/x/../s --codec zstd:3 --client a:1GiB --client b:8KiB "
+        "--memory 512MiB --spill 4GiB,/disk/x/../s --codec zstd:3 --dedup domain:lab "
+        "--client a:1GiB --client b:8KiB "
         "--sockets /run/s --user nobody --detach"
     )
     invocation = parse([*STATE, *options.split()])
@@ -27,7 +28,11 @@ def test_everything_at_once() -> None:
     assert settings.spill == Spill(4 << 30, Path("/disk/s"))
     assert settings.codec == "zstd:3"
     assert settings.user == "nobody"
-    assert settings.clients == {"a": 1 << 30, "b": 8192}
+    assert settings.dedup == "domain:lab"
+    assert settings.clients == {
+        "a": ClientSettings(swap=1 << 30),
+        "b": ClientSettings(swap=8192),
+    }
 
 
 def test_sockets_are_in_the_state_directory_by_default() -> None:
@@ -93,12 +98,18 @@ def test_help_shows_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "kztmemd.toml"
-    file.write_text('memory = "1GiB"\ncodec = "lz4"\n[clients.a]\nswap = "1GiB"\n')
+    file.write_text(
+        'memory = "1GiB"\ncodec = "lz4"\ndedup = "client"\n[clients.a]\nswap = "1GiB"\n'
+    )
     config = ["--config", str(file)]
     settings = parse([*STATE, *config, "--memory", "2GiB", "--client", "b:1GiB"]).settings
     assert settings.memory == 2 << 30
     assert settings.codec == "lz4"
-    assert settings.clients == {"a": 1 << 30, "b": 1 << 30}
+    assert settings.dedup == "client"
+    client = ClientSettings(swap=1 << 30)
+    assert settings.clients == {"a": client, "b": client}
+    settings = parse([*STATE, *config, "--dedup", "domain:x"]).settings
+    assert settings.dedup == "domain:x"
 
 
 def test_the_daemon_starts_without_what_only_the_api_needs() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from kztmem.config import load
 from kztmem.errors import BadInput
-from kztmem.settings import Spill
+from kztmem.settings import ClientSettings, Spill
 
 
 @pytest.fixture
@@ -16,7 +16,8 @@ def file(tmp_path: Path) -> Path:
 def test_a_file(file: Path) -> None:
     file.write_text(
         'memory = "512MiB"\nspill = "4GiB"\ncodec = "lzo"\nsockets = "/run/s"\nuser = "nobody"\n'
-        '[clients.a]\nswap = "1GiB"\n[clients.b]\nswap = 8192\n'
+        'dedup = "client"\n'
+        '[clients.a]\nswap = "1GiB"\n[clients.b]\nswap = 8192\ndedup = "domain:x"\n'
     )
     config = load(file)
     assert config.memory == 512 << 20
@@ -24,7 +25,11 @@ def test_a_file(file: Path) -> None:
     assert config.codec == "lzo"
     assert config.sockets == Path("/run/s")
     assert config.user == "nobody"
-    assert config.swap_sizes() == {"a": 1 << 30, "b": 8192}
+    assert config.dedup == "client"
+    assert config.client_settings() == {
+        "a": ClientSettings(swap=1 << 30),
+        "b": ClientSettings(swap=8192, dedup="domain:x"),
+    }
 
 
 def test_an_empty_file_says_nothing(file: Path) -> None:
@@ -45,6 +50,7 @@ def test_an_empty_file_says_nothing(file: Path) -> None:
         ("spill = '1KiB'", "spill: 1KiB are not a limit that a spill file can have"),
         ("codec = 'gzip'", "codec: unknown codec 'gzip' (one of lzo"),
         ("codec = 1", "codec: not a str"),
+        ("dedup = 'on'", "dedup: unknown deduplication 'on' (one of off, client and"),
         ("[clients.a]\nswap = 5000", "clients.a.swap: 5000 bytes are not whole pages"),
         ("[clients.a]\nsize = 1", "clients.a.size: unknown key"),
         ("[clients.a]", "clients.a.swap: this key is needed"),

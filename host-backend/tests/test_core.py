@@ -144,6 +144,19 @@ def test_a_clients_tmem_operations(store: _core.Store) -> None:
     assert [(pool["id"], pool["kind"]) for pool in stats["pools"]] == [(0, "persistent")]
 
 
+def test_pages_share_memory_within_a_domain_alone(store: _core.Store) -> None:
+    for name, dedup in [("a", "domain:x"), ("b", "domain:x"), ("c", "client"), ("d", "off")]:
+        client = store.client(name, dedup=dedup)
+        assert client.new_pool(1 << 24 | 1, 0, 0) == 0
+        assert client.put_page(0, OBJECT, 0, PAGE) == 1
+    usage = store.usage()
+    assert usage["pages"] == 4
+    assert usage["duplicate_pages"] == 1
+    assert usage["deduplicated_bytes"] == usage["data_bytes"] // 3 + 16
+    with pytest.raises(ValueError, match="domain:NAME"):
+        store.client("a", dedup="always")
+
+
 def test_a_pool_is_shared_by_those_that_are_authorized(store: _core.Store) -> None:
     one, two, other = (store.client(name) for name in ("one", "two", "other"))
     for name in ("one", "two"):
@@ -183,9 +196,11 @@ def test_bad_arguments_are_value_errors(arena: Path) -> None:
 def test_a_servers_clients(arena: Path) -> None:
     server = _core.Server(arena=arena, memory=MEMORY, codec="lzo")
     sockets = {name: arena.with_name(f"{name}.sock") for name in ("nbd", "relay", "vhost", "ctl")}
-    server.add_client("a", 1 << 20, **sockets)
+    with pytest.raises(ValueError, match="domain:NAME"):
+        server.add_client("a", 1 << 20, dedup="domain:", **sockets)
+    server.add_client("a", 1 << 20, dedup="off", **sockets)
     with pytest.raises(_core.ClientExistsError):
-        server.add_client("a", 1 << 20, **sockets)
+        server.add_client("a", 1 << 20, dedup="off", **sockets)
     with pytest.raises(_core.NoClientError):
         server.client("b")
     assert server.clients() == server.pools() == ["a"]
@@ -196,7 +211,7 @@ def test_a_servers_clients(arena: Path) -> None:
     assert figures["report"] is None
     # Comes last: to find the socket in use is to connect to it.
     with pytest.raises(_core.SocketError, match="in use"):
-        server.add_client("b", 1 << 20, **sockets)
+        server.add_client("b", 1 << 20, dedup="off", **sockets)
     with pytest.raises(ValueError, match="grace"):
         server.shutdown(-1.0)
     server.shutdown(0.5)

@@ -10,6 +10,7 @@ from kztmem.settings import (
     PAGE_SIZE,
     Spill,
     check_codec,
+    check_dedup,
     check_name,
     check_socket_path,
     check_spill,
@@ -65,3 +66,16 @@ def test_socket_path_is_counted_in_bytes() -> None:
     assert check_socket_path(fits, key="--state") == fits
     with pytest.raises(BadInput, match="has 108 bytes, 107 are possible"):
         check_socket_path(Path("/" + "x" * 105 + "ä"), key="--state")
+
+
+@pytest.mark.parametrize("mode", ["off", "client", "domain:a", "domain:" + "x" * 32, "domain::"])
+def test_ways_to_deduplicate(mode: str) -> None:
+    assert check_dedup(mode, key="dedup") == mode
+
+
+@pytest.mark.parametrize(
+    "mode", ["", "on", "domain", "domain:", "domain:a b", "domain:" + "x" * 33]
+)
+def test_no_ways_to_deduplicate(mode: str) -> None:
+    with pytest.raises(BadInput, match="one of off, client and domain:NAME"):
+        check_dedup(mode, key="dedup")

@@ -9,10 +9,17 @@ import pytest
 
 from kztmem import statedir
 from kztmem.errors import HostUnable
+from kztmem.settings import ClientSettings
 from kztmem.statedir import Record, StateDir
 
 RECORD = Record(
-    version="0.1.0", memory=1 << 20, codec="lzo", sockets="/s", boot_id="b", arena="/shm/k"
+    version="0.1.0",
+    memory=1 << 20,
+    codec="lzo",
+    dedup="domain:x",
+    sockets="/s",
+    boot_id="b",
+    arena="/shm/k",
 )
 
 
@@ -21,19 +28,31 @@ def test_records_and_clients_last(tmp_path: Path) -> None:
     assert state.record() is None
     assert state.clients() is None
     state.write_record(RECORD)
-    state.write_clients({"a": 8192})
+    clients = {"a": ClientSettings(swap=8192), "b": ClientSettings(swap=4096, dedup="client")}
+    state.write_clients(clients)
     state.close()
 
     again = StateDir(tmp_path)
     assert again.record() == RECORD
-    assert again.clients() == {"a": 8192}
+    assert again.clients() == clients
     again.write_record(replace(RECORD, arena=None))
     assert again.record() == replace(RECORD, arena=None)
     again.close()
 
 
 @pytest.mark.parametrize(
-    "content", ['{"a": 5000}', '{"A": 8192}', '{"a": "8192"}', '{"a": true}', '{"a": -4096}']
+    "content",
+    [
+        '{"a": {"swap": 5000, "dedup": null}}',
+        '{"A": {"swap": 8192, "dedup": null}}',
+        '{"a": {"swap": "8192", "dedup": null}}',
+        '{"a": {"swap": true, "dedup": null}}',
+        '{"a": {"swap": -4096, "dedup": null}}',
+        '{"a": {"swap": 8192, "dedup": "on"}}',
+        '{"a": {"swap": 8192, "dedup": 1}}',
+        '{"a": {"swap": 8192}}',
+        '{"a": 8192}',
+    ],
 )
 def test_impossible_clients_are_damage(tmp_path: Path, content: str) -> None:
     (tmp_path / "clients.json").write_text(content)

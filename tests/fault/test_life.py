@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pwd
+import random
 import resource
 import shutil
 import signal
@@ -259,6 +260,39 @@ def test_more_memory_is_taken_and_less_than_is_held_refused(daemon: Daemon) -> N
     assert _is_there(daemon.start())
 
 
+def test_pages_go_on_to_be_shared_after_a_kill(daemon: Daemon) -> None:
+    daemon.options += ["--client", "b:1MiB", "--dedup", "domain:lab"]
+    daemon.start()
+    with daemon.http() as api:
+        api.post("/v1/clients", json={"name": "c", "swap": "1MiB", "dedup": "client"})
+
+    def device_of(client: str) -> Path:
+        return daemon.nbd("a").parents[1] / client / "nbd.sock"
+
+    def write(client: str, seed: int) -> int:
+        """A page's worth of noise; how many pages share then."""
+        with nbd.Client(device_of(client)) as device:
+            device.write(seed * PAGE, random.Random(seed).randbytes(PAGE))
+        shared = daemon.status()["arena"]["duplicate_pages"]
+        assert isinstance(shared, int)
+        return shared
+
+    assert [write(client, 1) for client in "acb"] == [0, 0, 1]
+    daemon.kill()
+    # What was said the last time holds.
+    del daemon.options[-2:]
+    assert daemon.start().status()["dedup"] == "domain:lab"
+    assert daemon.status()["arena"]["duplicate_pages"] == 1
+    assert [write(client, 2) for client in "bca"] == [1, 1, 2]
+    for client in "abc":
+        with nbd.Client(device_of(client)) as device:
+            for seed in (1, 2):
+                assert device.read(seed * PAGE, PAGE) == random.Random(seed).randbytes(PAGE)
+            device.trim(0, 8 * PAGE)
+    arena = daemon.status()["arena"]
+    assert (arena["duplicate_pages"], arena["deduplicated_bytes"], arena["data_bytes"]) == (0, 0, 0)
+
+
 def test_a_client_of_another_size_is_bad_input(daemon: Daemon) -> None:
     _write(daemon.start())
     daemon.kill()
@@ -390,7 +424,8 @@ def test_a_pool_whose_removal_was_cut_short_goes(daemon: Daemon, state: Path) ->
     daemon.options += ["--client", "b:1MiB"]
     _write(daemon.start())
     daemon.kill()
-    (state / "clients.json").write_text('{"b": 1048576}')
+    clients = json.loads((state / "clients.json").read_text())
+    (state / "clients.json").write_text(json.dumps({"b": clients["b"]}))
     daemon.options = ["--state", str(state)]
     status = daemon.start().status()
     assert status["arena"]["pages"] == 0

@@ -34,6 +34,8 @@ pub(crate) fn usage<'py>(py: Python<'py>, usage: &Usage) -> PyResult<Bound<'py, 
     dict.set_item("fragmentation_bytes", usage.fragmentation)?;
     dict.set_item("spare_bytes", usage.spare)?;
     dict.set_item("pages", usage.pages)?;
+    dict.set_item("duplicate_pages", usage.duplicates)?;
+    dict.set_item("deduplicated_bytes", usage.deduplicated)?;
     let spill = usage.spill.as_ref();
     dict.set_item(
         "spill",

@@ -41,7 +41,7 @@ impl Server {
         self.recovery.clone_ref(py)
     }
 
-    #[pyo3(signature = (name, swap, *, nbd, relay, vhost, ctl))]
+    #[pyo3(signature = (name, swap, *, dedup, nbd, relay, vhost, ctl))]
     #[expect(
         clippy::needless_pass_by_value,
         clippy::too_many_arguments,
@@ -52,6 +52,7 @@ impl Server {
         py: Python<'_>,
         name: &str,
         swap: u64,
+        dedup: &str,
         nbd: PathBuf,
         relay: PathBuf,
         vhost: PathBuf,
@@ -63,7 +64,8 @@ impl Server {
             vhost: &vhost,
             ctl: &ctl,
         };
-        py.detach(|| self.server.add_client(name, swap, sockets))
+        let dedup = store::dedup(dedup)?;
+        py.detach(|| self.server.add_client(name, swap, &dedup, sockets))
             .map_err(|error| errors::serve(&error))
     }
 

@@ -3,7 +3,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kzt_store::{
-    Codec, Context, ObjectId, PAGE_SIZE, Page, SpillConfig, Terms, UnknownCodec, Uuid,
+    Codec, Context, Dedup, ObjectId, PAGE_SIZE, Page, SpillConfig, Terms, UnknownCodec,
+    UnknownDedup, Uuid,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -55,7 +56,8 @@ impl Store {
         self.recovery.clone_ref(py)
     }
 
-    #[pyo3(signature = (name, *, weight=1, cap=None, reservation=0, compress=true))]
+    #[pyo3(signature = (name, *, weight=1, cap=None, reservation=0, compress=true, dedup="off"))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn client(
         &self,
         py: Python<'_>,
@@ -64,8 +66,10 @@ impl Store {
         cap: Option<u64>,
         reservation: u64,
         compress: bool,
+        dedup: &str,
     ) -> PyResult<Client> {
         let store = self.open()?;
+        let dedup = self::dedup(dedup)?;
         let terms = Terms {
             weight,
             cap,
@@ -77,6 +81,7 @@ impl Store {
             .detach(|| {
                 let client = store.client(name)?;
                 client.settle(terms);
+                client.set_dedup(&dedup);
                 Ok(client)
             })
             .map_err(errors::pool)?;
@@ -253,6 +258,12 @@ pub(crate) fn config(
 pub(crate) fn codec(name: &str) -> PyResult<Codec> {
     name.parse()
         .map_err(|error: UnknownCodec| PyValueError::new_err(error.to_string()))
+}
+
+/// With whom a client's pages may share memory.
+pub(crate) fn dedup(text: &str) -> PyResult<Dedup> {
+    text.parse()
+        .map_err(|error: UnknownDedup| PyValueError::new_err(error.to_string()))
 }
 
 fn as_page(bytes: &[u8]) -> PyResult<&Page> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kzt_store::{Config, OpenError, PAGE_SIZE, Recovery, Store, Usage};
+use kzt_store::{Config, Dedup, OpenError, PAGE_SIZE, Recovery, Store, Usage};
 
 use crate::ServeError;
 use crate::client::{Client, ClientStats, Membership, Purpose};
@@ -130,7 +130,7 @@ impl Server {
     }
 
     /// Serves `name`'s swap device of `swap_bytes` bytes on new sockets. The pages its pool holds
-    /// already are the device's contents.
+    /// already are the device's contents; what comes may share memory as `dedup` says.
     ///
     /// # Errors
     /// [`ServeError`]; nothing has changed then, save that a pool may have been made.
@@ -138,6 +138,7 @@ impl Server {
         &self,
         name: &str,
         swap_bytes: u64,
+        dedup: &Dedup,
         sockets: Sockets<'_>,
     ) -> Result<(), ServeError> {
         let pages = swap_bytes / PAGE_SIZE as u64;
@@ -159,7 +160,9 @@ impl Server {
             (VHOST, Listener::bind(sockets.vhost)?),
             (CONTROL, Listener::bind(sockets.ctl)?),
         ];
-        let client = Client::new(name, swap_bytes, self.store.open_pool(name)?);
+        let stored = self.store.client(name)?;
+        stored.set_dedup(dedup);
+        let client = Client::new(name, swap_bytes, stored.device_pool()?);
         entry.insert(Service::start(name, client, listeners)?);
         Ok(())
     }
