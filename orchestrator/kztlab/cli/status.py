@@ -57,8 +57,10 @@ def _show(found: LabStatus) -> None:
 
 def _store(store: dict[str, Any]) -> str:
     arena = store["arena"]
+    saved = arena["deduplicated_bytes"] >> 20
+    sharing = f", {saved} MiB saved by deduplication" if saved else ""
     return (
         f"store: kztmemd {store['version']}, pid {store['pid']}, codec {store['codec']}, "
         f"{arena['pages']} pages in {arena['allocated_bytes'] >> 20} "
-        f"of {arena['limit_bytes'] >> 20} MiB"
+        f"of {arena['limit_bytes'] >> 20} MiB{sharing}"
     )

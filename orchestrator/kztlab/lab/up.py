@@ -169,6 +169,8 @@ def _store(session: Session, there: Mapping[str, GuestState]) -> dict[str, Clien
             if guest.client is not None:
                 if guest.name not in there:
                     store.remove_client(guest.client)
-                clients[guest.name] = store.add_client(guest.client, guest.spec.swap)
+                clients[guest.name] = store.add_client(
+                    guest.client, guest.spec.swap, dedup=lab.cluster.store.dedup
+                )
     session.progress.done("store", "serving")
     return clients

@@ -105,6 +105,9 @@ def _facts(summary: Summary, interval: float) -> list[tuple[str, str]]:
     if summary.store is not None:
         limit = _size(summary.store["arena"]["limit_bytes"])
         facts.append(("store", f"{limit}, codec {summary.store['codec']}"))
+        if summary.deduplicated_bytes:
+            saved = f"saved up to {_size(summary.deduplicated_bytes)}"
+            facts.append(("deduplication", saved))
         versions["kztmemd"] = str(summary.store["version"])
     facts += [
         ("sampled every", format_duration(interval)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kztlab.report.chart import INK, PALETTE, QUIET, Chart
 from kztlab.report.series import Gap, Series, Window, extract, gaps, merged
-from kztlab.report.summary import PAGE, client_series, vmstat_series
+from kztlab.report.summary import PAGE, arena_series, client_series, vmstat_series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -282,9 +282,7 @@ class Plots:
         return _scaled(series, 1 / unit)
 
     def _arena(self, key: str) -> Series:
-        return extract(
-            self._store, lambda sample: sample["status"]["arena"][key] / MIB, self._interval
-        )
+        return _scaled(arena_series(self._store, key, self._interval), 1 / MIB)
 
 
 def _ratio(pages: Series, size: Series) -> Series:

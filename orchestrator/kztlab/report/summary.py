@@ -122,6 +122,11 @@ class Summary(Result):
     host: HostResult
     guests: list[GuestResult]
     store: dict[str, Any] | None = Field(description="The store's last status.")
+    deduplicated_bytes: int | None = Field(
+        default=None,
+        description="Most memory that pages saved at once which were the same; guests are charged "
+        "for it all the same.",
+    )
     errors: list[RunError] = []
     warnings: list[str] = []
 
@@ -186,6 +191,7 @@ def summarize(
         host=_host(run.samples("host")),
         guests=guests,
         store=next((sample["status"] for sample in reversed(store) if "status" in sample), None),
+        deduplicated_bytes=_whole(arena_series(store, "deduplicated_bytes", interval).peak()),
         errors=list(errors),
         warnings=[*warnings, *filter(None, map(_refusal, guests))],
     )
@@ -204,6 +210,11 @@ def read_summary(run: RunDirectory) -> Summary:
         detail = error.errors(include_url=False)[0]["msg"]
         raise BadInput(f"{run.summary} is not a summary of this version: {detail}") from None
     return summary.model_copy(update={"run": str(run.path), "report": str(run.report)})
+
+
+def arena_series(store: Sequence[Sample], key: str, interval: float) -> Series:
+    """A figure of the store's arena over time."""
+    return extract(store, lambda sample: sample["status"]["arena"][key], interval)
 
 
 def client_series(store: Sequence[Sample], client: str, key: str, interval: float) -> Series:

@@ -29,6 +29,7 @@ NAME_PATTERN = "^[a-z][a-z0-9-]{0,30}$"
 PLANNED_FRONTENDS = ("tmem", "zswap")
 
 _IMAGE_PATTERN = "^[a-z0-9][a-z0-9._-]{0,62}$"
+_DEDUP_PATTERN = r"^(off|client|domain:[!-~]{1,32})$"
 _CODEC_PATTERN = r"^(none|lzo|lz4|zstd(:(-[1-7]|1?[0-9]))?)$"
 
 
@@ -157,6 +158,14 @@ Codec = Annotated[
     str,
     *_text(
         "a codec", _CODEC_PATTERN, "lzo, lz4, none, zstd or zstd:LEVEL with a level from -7 to 19"
+    ),
+]
+Dedup = Annotated[
+    str,
+    *_text(
+        "a way to deduplicate",
+        _DEDUP_PATTERN,
+        "off, client or domain:NAME with a name of up to 32 printable characters, no spaces",
     ),
 ]
 AbsolutePath = Annotated[

@@ -18,6 +18,7 @@ from kztlab.spec.fields import (
     Access,
     Codec,
     Content,
+    Dedup,
     Duration,
     Frontend,
     Image,
@@ -47,7 +48,7 @@ class Section(BaseModel):
 class StoreSpec(Section):
     """The page store that all guests of the lab share."""
 
-    planned = frozenset({"spill", "dedup", "persistent", "ephemeral"})
+    planned = frozenset({"spill", "persistent", "ephemeral"})
 
     memory: Annotated[Size, sized(4 * MIB, 16 * TIB, unit=MIB)] = Field(
         default=512 * MIB,
@@ -57,6 +58,13 @@ class StoreSpec(Section):
         default="lzo",
         description="How pages are compressed: `lzo`, `lz4`, `zstd:LEVEL` (-7 to 19; `zstd` is"
         " level 3) or `none`.",
+    )
+    dedup: Dedup = Field(
+        default="off",
+        description="Whose pages share memory if they are the same: `off`: nobody's; `client`: "
+        "each guest's own; `domain:NAME`: those of all guests in this domain, also of other labs "
+        "that use the same store. Guests of one domain can find out, by the time a page takes, "
+        "whether another one has it.",
     )
     socket: AbsolutePath | None = Field(
         default=None,

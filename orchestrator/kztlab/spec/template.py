@@ -9,6 +9,7 @@ lab: {lab}
 store:
   memory: 256MiB            # pages and index never take more
   codec: lzo                # or lz4, zstd:LEVEL, none
+  dedup: client             # each guest's own pages share memory; or off, domain:NAME
 
 guests:
   web:

@@ -78,12 +78,13 @@ class StoreClient:
         """The daemon's `GET /v1/status` as it is: version, arena, clients with their counters."""
         return self._ask("GET", "/v1/status")
 
-    def add_client(self, name: str, swap_bytes: int) -> Client:
-        """Make sure that there is a client of this name and size.
+    def add_client(self, name: str, swap_bytes: int, *, dedup: str) -> Client:
+        """Make sure that there is a client of this name, size and deduplication.
 
-        Raises `StoreRefused` if there is one of another size, or no room for another one.
+        Raises `StoreRefused` if there is another one, or no room for one more.
         """
-        answer = self._ask("POST", "/v1/clients", {"name": name, "swap": swap_bytes})
+        body = {"name": name, "swap": swap_bytes, "dedup": dedup}
+        answer = self._ask("POST", "/v1/clients", body)
         try:
             return _client(answer)
         except (KeyError, ValueError) as error:

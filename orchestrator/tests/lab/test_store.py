@@ -71,17 +71,17 @@ def test_stopping_and_removing_again_is_fine(daemon: Daemon) -> None:
 def test_clients_come_and_go(daemon: Daemon) -> None:
     daemon.start(SPEC)
     with StoreClient(daemon.api) as store:
-        client = store.add_client("a", 8 * MIB)
+        client = store.add_client("a", 8 * MIB, dedup="client")
         assert client.swap_bytes == 8 * MIB
         assert client.nbd.is_socket()
-        assert store.add_client("a", 8 * MIB) == client
+        assert store.add_client("a", 8 * MIB, dedup="client") == client
         with pytest.raises(StoreRefused) as refused:
-            store.add_client("a", 4 * MIB)
+            store.add_client("a", 4 * MIB, dedup="client")
         assert refused.value.status == 409
         store.remove_client("a")
         store.remove_client("a")
         assert not client.nbd.exists()
-        assert store.add_client("a", 4 * MIB).swap_bytes == 4 * MIB
+        assert store.add_client("a", 4 * MIB, dedup="client").swap_bytes == 4 * MIB
 
 
 def test_a_killed_one_is_back_and_can_still_be_stopped(daemon: Daemon) -> None:
@@ -137,7 +137,7 @@ def test_somebody_else_on_the_socket_is_the_hosts_fault(daemon: Daemon) -> None:
                 StoreClient(daemon.api) as store,
                 pytest.raises(HostUnable, match="describes no client"),
             ):
-                store.add_client("a", 4096)
+                store.add_client("a", 4096, dedup="client")
         finally:
             server.shutdown()
             thread.join()

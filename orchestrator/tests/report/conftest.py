@@ -117,6 +117,7 @@ def status(time: float) -> dict[str, Any]:
             "data_bytes": data,
             "meta_bytes": 4 * MIB,
             "fragmentation_bytes": 5 * MIB,
+            "deduplicated_bytes": int(7 * MIB * progress(time)),
             "pages": sum(each["stored_pages"] for each in clients),
         },
         "recovery": {"reason": "new"},

@@ -76,6 +76,7 @@ def test_the_tables_say_it_all_without_a_script(page: Page) -> None:
     assert "web-1 76,800 76,800 100.0% 53,760 53,760 100.0%" in text
     assert "put 76,800 5.1 22.4 81.0" in text
     assert "flush 0 - - -" in text
+    assert "saved up to 7 MiB" in text
     assert "No samples of store from 49.0 s to 54.0 s: StoreUnreachable" in text
 
 

@@ -195,6 +195,13 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
                 " (lzo, lz4, none, zstd or zstd:LEVEL with a level from -7 to 19)"
             ),
         ),
+        (
+            "lab: q\nguests: {a: {}}\nstore: {dedup: 'domain:'}",
+            (
+                "3:16: store.dedup: 'domain:' is not a way to deduplicate (off, client or "
+                "domain:NAME with a name of up to 32 printable characters, no spaces)"
+            ),
+        ),
         # --- not built yet
         (
             "lab: q\nguests: {a: {frontend: tmem}}",
@@ -213,8 +220,8 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
             "3:9: store.spill: not built yet (remove the key)",
         ),
         (
-            "lab: q\nguests: {a: {}}\nstore: {dedup: client}",
-            "3:9: store.dedup: not built yet (remove the key)",
+            "lab: q\nguests: {a: {}}\nstore: {persistent: zbud}",
+            "3:9: store.persistent: not built yet (remove the key)",
         ),
         # --- names
         (

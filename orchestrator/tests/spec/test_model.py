@@ -43,6 +43,7 @@ STORES = st.builds(
     StoreSpec,
     memory=mebibytes(4, 1 << 20),
     codec=st.sampled_from(["lzo", "lz4", "none", "zstd", "zstd:19", "zstd:-7"]),
+    dedup=st.sampled_from(["off", "client", "domain:a", "domain:a:b#"]),
     socket=st.none() | st.just("/run/kztmem/api.sock"),
     ratio=st.floats(1, 1000),
     overcommit=st.booleans(),
@@ -159,6 +160,12 @@ def test_values_of_any_type_anywhere_are_problems_at_worst(
     assert problems is None or problems
 
 
+def test_off_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("lab: q\nguests: {a: {}}\nstore: {dedup: off}\n")
+    assert load(path).store.dedup == "off"
+
+
 def test_counts_expand_and_workloads_find_their_guests() -> None:
     both = WorkloadSpec(name="both", on=["web", "db"], command="true")
     some = WorkloadSpec(name="some", on=["web-2", "web-2"], command="true")
@@ -179,7 +186,7 @@ def test_counts_expand_and_workloads_find_their_guests() -> None:
 def test_the_defaults() -> None:
     cluster = Cluster(lab="q", guests={"a": GuestSpec()})
     assert cluster.store == StoreSpec(
-        memory=512 * MIB, codec="lzo", socket=None, ratio=3.0, overcommit=False
+        memory=512 * MIB, codec="lzo", dedup="off", socket=None, ratio=3.0, overcommit=False
     )
     assert cluster.guests["a"] == GuestSpec(
         count=1,
