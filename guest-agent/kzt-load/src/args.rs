@@ -41,7 +41,8 @@ Usage: kzt-load anon --size SIZE [OPTION]...
   --progress        lines on stderr even if it is no terminal
 
   seconds, pswpin and pswpout cover fill and passes; the latter two count pages of the
-  whole machine. A wrong page is counted, its first wrong byte reported, and the page
+  whole machine. longest_access_seconds is what the slowest page took to be written, or
+  verified and rewritten. A wrong page is counted, its first wrong byte reported, and the page
   put right, so that it counts once.
 
 Exit status: 0 all bytes right, 1 wrong bytes, 2 bad usage or not enough memory to map.";

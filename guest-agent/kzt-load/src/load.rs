@@ -2,6 +2,7 @@
 //! Filling pages, and verifying them.
 
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use crate::access::{Access, Visit};
 use crate::content::Content;
@@ -44,12 +45,20 @@ pub(crate) struct WrongByte {
     pub(crate) found: u8,
 }
 
-/// All that was found wrong.
+/// What was found.
 #[derive(Debug, Default)]
-pub(crate) struct Damage {
+pub(crate) struct Findings {
     pub(crate) bad_pages: u64,
     /// Of the first bad pages.
     pub(crate) wrong_bytes: Vec<WrongByte>,
+    /// Of one page: to write it, or to verify and perhaps rewrite it.
+    pub(crate) longest_access: Duration,
+}
+
+impl Findings {
+    fn accessed(&mut self, began: Instant) {
+        self.longest_access = self.longest_access.max(began.elapsed());
+    }
 }
 
 /// Pages with known content.
@@ -62,7 +71,7 @@ pub(crate) struct Load<'a> {
     seed: u64,
     rewrite: Percent,
     expected: Box<Page>,
-    damage: Damage,
+    findings: Findings,
 }
 
 impl<'a> Load<'a> {
@@ -80,14 +89,16 @@ impl<'a> Load<'a> {
             seed,
             rewrite,
             expected,
-            damage: Damage::default(),
+            findings: Findings::default(),
         }
     }
 
     /// Give every page its first content.
     pub(crate) fn fill(&mut self, progress: &mut Progress) {
         for (number, page) in (0..).zip(self.pages.iter_mut()) {
+            let began = Instant::now();
             self.content.write(number, 0, page);
+            self.findings.accessed(began);
             progress.tick("fill", 0);
         }
     }
@@ -97,6 +108,7 @@ impl<'a> Load<'a> {
         let name = format!("pass {pass}");
         let pages = u32::try_from(self.pages.len()).unwrap_or(u32::MAX);
         for visit in access.visits(self.seed, pass, pages) {
+            let began = Instant::now();
             match visit {
                 Visit::First(page) => {
                     self.verify(page, pass, self.generation(page, pass - 1));
@@ -106,12 +118,13 @@ impl<'a> Load<'a> {
                 }
                 Visit::Return(page) => self.verify(page, pass, self.generation(page, pass)),
             }
-            progress.tick(&name, self.damage.bad_pages);
+            self.findings.accessed(began);
+            progress.tick(&name, self.findings.bad_pages);
         }
     }
 
-    pub(crate) fn into_damage(self) -> Damage {
-        self.damage
+    pub(crate) fn into_findings(self) -> Findings {
+        self.findings
     }
 
     /// Compare a page with what it has to hold; a bad one is put right, to be counted once.
@@ -123,9 +136,9 @@ impl<'a> Load<'a> {
         let Some((at, expected, found)) = first_difference(&self.expected, page) else {
             return;
         };
-        self.damage.bad_pages += 1;
-        if self.damage.wrong_bytes.len() < MAX_WRONG_BYTES {
-            self.damage.wrong_bytes.push(WrongByte {
+        self.findings.bad_pages += 1;
+        if self.findings.wrong_bytes.len() < MAX_WRONG_BYTES {
+            self.findings.wrong_bytes.push(WrongByte {
                 pass,
                 address: page.as_ptr().addr() + at,
                 offset: u64::from(number) * PAGE_SIZE as u64 + at as u64,
@@ -200,7 +213,7 @@ mod tests {
             for (pass, access) in (1..).zip(ACCESSES.repeat(2)) {
                 load.pass(pass, access, &mut quiet());
             }
-            prop_assert_eq!(load.into_damage().wrong_bytes, []);
+            prop_assert_eq!(load.into_findings().wrong_bytes, []);
         }
 
         #[test]
@@ -219,12 +232,12 @@ mod tests {
             for (pass, access) in (1..).zip(ACCESSES) {
                 load.pass(pass, access, &mut quiet());
             }
-            let damage = load.into_damage();
-            prop_assert_eq!(damage.bad_pages, 1);
+            let findings = load.into_findings();
+            prop_assert_eq!(findings.bad_pages, 1);
             let found = expected ^ flip;
             let offset = (number * PAGE_SIZE + at) as u64;
             prop_assert_eq!(
-                damage.wrong_bytes,
+                findings.wrong_bytes,
                 [WrongByte { pass: 1, address, offset, expected, found }]
             );
         }
@@ -242,7 +255,7 @@ mod tests {
         pages.copy_from_slice(&stale);
         let mut load = Load::new(&mut pages, &content, 1, always);
         load.pass(2, Access::Sequential, &mut quiet());
-        assert_eq!(load.into_damage().bad_pages, 1);
+        assert_eq!(load.into_findings().bad_pages, 1);
     }
 
     /// Pages that were exchanged must not pass either.
@@ -255,7 +268,7 @@ mod tests {
             pages.swap(0, 1);
             let mut load = Load::new(&mut pages, &content, 1, Percent(0));
             load.pass(1, Access::Sequential, &mut quiet());
-            assert_eq!(load.into_damage().bad_pages, 2);
+            assert_eq!(load.into_findings().bad_pages, 2);
         }
     }
 
@@ -265,9 +278,9 @@ mod tests {
         let mut pages = vec![[1; PAGE_SIZE]; 40];
         let mut load = Load::new(&mut pages, &content, 1, Percent(0));
         load.pass(1, Access::Sequential, &mut quiet());
-        let damage = load.into_damage();
+        let findings = load.into_findings();
         assert_eq!(
-            (damage.bad_pages, damage.wrong_bytes.len()),
+            (findings.bad_pages, findings.wrong_bytes.len()),
             (40, MAX_WRONG_BYTES)
         );
     }

@@ -86,7 +86,7 @@ fn run_anon(anon: &Anon) -> Result<Report, String> {
         seconds,
         fill_seconds,
         traffic,
-        damage: load.into_damage(),
+        findings: load.into_findings(),
     })
 }
 

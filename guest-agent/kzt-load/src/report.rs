@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::load::{Damage, WrongByte};
+use crate::load::{Findings, WrongByte};
 use crate::vmstat::SwapTraffic;
 
 /// What a run has found.
@@ -16,26 +16,27 @@ pub(crate) struct Report {
     pub(crate) fill_seconds: f64,
     /// In the same time.
     pub(crate) traffic: SwapTraffic,
-    pub(crate) damage: Damage,
+    pub(crate) findings: Findings,
 }
 
 impl Report {
     pub(crate) fn ok(&self) -> bool {
-        self.damage.bad_pages == 0
+        self.findings.bad_pages == 0
     }
 
     /// One JSON object on one line; counters that the kernel lacks are null.
     pub(crate) fn json(&self) -> String {
-        let errors: Vec<String> = self.damage.wrong_bytes.iter().map(json_error).collect();
+        let errors: Vec<String> = self.findings.wrong_bytes.iter().map(json_error).collect();
         format!(
             "{{\"ok\": {}, \"pages\": {}, \"passes\": {}, \"bad_pages\": {}, \"seconds\": {:.3}, \
-             \"fill_seconds\": {:.3}, \"pswpin\": {}, \"pswpout\": {}, \"errors\": [{}]}}",
+             \"fill_seconds\": {:.3}, \"longest_access_seconds\": {:.6}, \"pswpin\": {}, \"pswpout\": {}, \"errors\": [{}]}}",
             self.ok(),
             self.pages,
             self.passes,
-            self.damage.bad_pages,
+            self.findings.bad_pages,
             self.seconds,
             self.fill_seconds,
+            self.findings.longest_access.as_secs_f64(),
             or_else(self.traffic.pages_in, "null"),
             or_else(self.traffic.pages_out, "null"),
             errors.join(", "),
@@ -45,17 +46,19 @@ impl Report {
     /// One line, and one more for each wrong byte reported.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
-            "{}: {} pages, {} passes, {} bad pages, {:.1} s (fill {:.1} s), swapped in {}, out {}",
+            "{}: {} pages, {} passes, {} bad pages, {:.1} s (fill {:.1} s), \
+             longest access {:.3} s, swapped in {}, out {}",
             if self.ok() { "ok" } else { "FAILED" },
             self.pages,
             self.passes,
-            self.damage.bad_pages,
+            self.findings.bad_pages,
             self.seconds,
             self.fill_seconds,
+            self.findings.longest_access.as_secs_f64(),
             or_else(self.traffic.pages_in, "?"),
             or_else(self.traffic.pages_out, "?"),
         );
-        for wrong in &self.damage.wrong_bytes {
+        for wrong in &self.findings.wrong_bytes {
             let WrongByte {
                 pass,
                 address,

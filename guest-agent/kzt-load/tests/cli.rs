@@ -67,6 +67,7 @@ fn every_content_in_every_order_verifies() {
             );
             let head = r#"{"ok": true, "pages": 768, "passes": 3, "bad_pages": 0, "seconds": "#;
             assert!(stdout(&output).starts_with(head), "{}", stdout(&output));
+            assert!(stdout(&output).contains(", \"longest_access_seconds\": 0."));
             assert!(
                 stdout(&output).ends_with("\"errors\": []}\n"),
                 "{}",

@@ -211,6 +211,7 @@ def _result(outcome: Outcome) -> WorkloadResult:
         seconds=round(outcome.seconds, 3),
         bad_pages=outcome.bad_pages,
         pages=outcome.report.pages if outcome.report else None,
+        longest_access_seconds=outcome.report.longest_access_seconds if outcome.report else None,
         started=outcome.started,
         ended=outcome.ended,
         failure=outcome.failure,

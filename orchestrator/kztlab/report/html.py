@@ -78,9 +78,12 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     load = sum(guest.load_pages for guest in summary.guests)
     out = sum(guest.swapped_out_pages or 0 for guest in summary.guests)
     into = sum(guest.swapped_in_pages or 0 for guest in summary.guests)
+    times = (guest.longest_access_seconds for guest in summary.guests)
+    slowest = max((time for time in times if time is not None), default=None)
     tiles = [
         ("workloads passed", f"{passed} of {len(workloads)}", "counted on each guest"),
         ("bad pages", count(bad), f"of {count(checked)} verified"),
+        ("slowest page", NONE if slowest is None else f"{slowest:.2f} s", "written or verified"),
         ("pages out", count(out), f"{share(out, load)} of the load"),
         ("pages in", count(into), f"{share(into, load)} of the load"),
     ]

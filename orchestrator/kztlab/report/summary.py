@@ -36,6 +36,9 @@ class WorkloadResult(Result):
     seconds: float = Field(description="Its own time, without the wait for its start.")
     bad_pages: int | None = Field(default=None, description="Pages that verified wrong.")
     pages: int | None = Field(default=None, description="Pages it filled.")
+    longest_access_seconds: float | None = Field(
+        default=None, description="What the slowest page took to be written or verified."
+    )
     started: float = Field(description="On the host's monotonic clock, seconds.")
     ended: float = Field(description="On the host's monotonic clock, seconds.")
     failure: str | None = Field(default=None, description="Why it counts as failed.")
@@ -98,6 +101,12 @@ class GuestResult(Result):
     into: Traffic
     workloads: list[WorkloadResult]
 
+    @property
+    def longest_access_seconds(self) -> float | None:
+        """What the slowest page took, whichever workload it was."""
+        times = [workload.longest_access_seconds for workload in self.workloads]
+        return max((time for time in times if time is not None), default=None)
+
 
 class HostResult(Result):
     """The machine it ran on."""
@@ -139,7 +148,7 @@ class Summary(Result):
     def brief(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         traffic = ("swapped_out_pages", "swapped_in_pages", "stored_pages", "stored_bytes")
-        result = ("name", "ok", "seconds", "bad_pages")
+        result = ("name", "ok", "seconds", "bad_pages", "longest_access_seconds")
         return self.model_dump(mode="json", include={"lab", "run", "report", "accel"}) | {
             "guests": [
                 guest.model_dump(mode="json", include={"name", "frontend", *traffic})

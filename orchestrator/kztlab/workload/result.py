@@ -51,6 +51,7 @@ class LoadReport(BaseModel):
     bad_pages: Count
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     fill_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    longest_access_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     pswpin: Count | None
     pswpout: Count | None
     errors: Annotated[list[WrongByte], Field(max_length=16)]

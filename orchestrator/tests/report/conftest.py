@@ -183,6 +183,7 @@ def summarized(run: RunDirectory) -> Callable[..., Summary]:
                 seconds=59.5,
                 bad_pages=3 if bad else 0,
                 pages=PAGES,
+                longest_access_seconds=0.25,
                 started=START,
                 ended=END,
                 failure="3 of 76800 pages were wrong" if bad else None,

@@ -74,7 +74,8 @@ def test_the_tables_say_it_all_without_a_script(page: Page) -> None:
     for words in ("made-up", "passed", "4 guests, 1 min 30 s", "web-2 nbd fill ok 59.5s 0 76,800"):
         assert words in text
     assert "web-1 76,800 76,800 100.0% 53,760 53,760 100.0%" in text
-    assert "put 76,800 5.1 22.4 81.0" in text
+    assert "web-1 nbd put 76,800 5.1 22.4 81.0" in text
+    assert "slowest page 0.25 s" in text
     assert "flush 0 - - -" in text
     assert "saved up to 7 MiB" in text
     assert "No samples of store from 49.0 s to 54.0 s: StoreUnreachable" in text

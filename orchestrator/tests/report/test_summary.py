@@ -33,7 +33,15 @@ def test_the_json_object_of_a_run(summarized: Callable[..., Summary], run: RunDi
         "swapped_in_pages": 53_760,
         "stored_pages": 50_000,
         "stored_bytes": 50_000 * 4096 // 3,
-        "workloads": [{"name": "fill", "ok": True, "seconds": 59.5, "bad_pages": 0}],
+        "workloads": [
+            {
+                "name": "fill",
+                "ok": True,
+                "seconds": 59.5,
+                "bad_pages": 0,
+                "longest_access_seconds": 0.25,
+            }
+        ],
     }
     assert brief["guests"][3]["stored_pages"] is None
     assert brief["guests"][3]["stored_bytes"] is None

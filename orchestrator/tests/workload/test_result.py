@@ -18,6 +18,7 @@ GOOD: dict[str, Any] = {
     "bad_pages": 0,
     "seconds": 1.5,
     "fill_seconds": 0.5,
+    "longest_access_seconds": 0.25,
     "pswpin": 10,
     "pswpout": 20,
     "errors": [],
