@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -62,6 +63,7 @@ class Kztlab:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,
         )
         return Started(process)
 
@@ -103,7 +105,9 @@ class Started:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
+        # With it whatever it has started, such as an ssh that waits for a guest.
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
 
     def until(self, text: str) -> None:

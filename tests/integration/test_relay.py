@@ -1,26 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest swaps three times its memory through its own agent; either end is killed meanwhile."""
+"""A guest swaps three times its memory through its own agent; everything around it fails meanwhile.
+
+The suite does it a few times. `KZTLAB_KILLS=20` kills so many times, `KZTLAB_RESTARTS=100` restarts
+the agent so often.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.swapping import KILL_ALL, KILL_PUMP, Swapper, number
 
-from kztlab.errors import HostUnable
-from kztlab.guest import WORKLOAD_GROUP
+from kztlab.hypervisor import Hypervisor
+from kztlab.lab import processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.integration.conftest import Kztlab
 
-pytestmark = pytest.mark.guest
+KILLS = number("KZTLAB_KILLS", 8)
+RESTARTS = number("KZTLAB_RESTARTS", 10)
+PAGES_BETWEEN = 1500
+"""Pages that the store takes between two kills, so that all fall into a session and the load."""
+LONG = 8.0
+"""Seconds: longer than nbd's time-out."""
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(300 + 15 * (KILLS + RESTARTS))]
 
 SPEC = """\
 lab: relay
@@ -31,18 +41,6 @@ workloads:
 """
 PAGES = (450 << 20) // 4096
 
-KILLS = int(os.environ.get("KZTLAB_KILLS", "8"))
-"""After each, nbd.ko waits for its time-out before it repeats what was on its way."""
-PAGES_BETWEEN = 1500
-"""Pages that the store takes between two kills, so that all fall into a session and the load."""
-
-LOAD = f"""\
-echo $$ >{WORKLOAD_GROUP}/cgroup.procs
-exec kzt-load anon --size=300MiB --passes=2 --json"""
-
-KILL_PUMP = "kill -KILL $(cat /run/kzt-agent.lock)"
-KILL_ALL = "pkill -KILL -x kzt-agent"
-
 
 @pytest.fixture(scope="module")
 def lab(kztlab: Kztlab) -> Iterator[dict[str, Any]]:
@@ -51,37 +49,28 @@ def lab(kztlab: Kztlab) -> Iterator[dict[str, Any]]:
     assert kztlab("down", "relay").returncode == 0
 
 
-def client(kztlab: Kztlab) -> dict[str, Any]:
-    """What the store says of the guest; asked again while the store is away."""
-    while True:
-        with suppress(HostUnable), kztlab.store("relay") as store:
-            (found,) = store.status()["clients"]
-            return dict(found)
-        time.sleep(0.02)
+@pytest.fixture
+def guest(lab: dict[str, Any], kztlab: Kztlab) -> Swapper:
+    return Swapper(kztlab, lab["lab"], "r")
 
 
-def loaded(kztlab: Kztlab, while_running: Callable[[], None]) -> dict[str, Any]:
-    """The load's own report, after something was done while it ran."""
-    with kztlab.start("exec", "relay/r", "--", LOAD) as load:
-        while_running()
-        code, stdout, stderr = load.end()
-    assert code == 0, stderr
-    report: dict[str, Any] = json.loads(stdout)
-    return report
+def sessions(guest: Swapper) -> int:
+    found: int = guest.client()["relay_counters"]["sessions"]
+    return found
 
 
-def test_every_page_comes_back_right(lab: dict[str, Any], kztlab: Kztlab) -> None:
-    (guest,) = lab["guests"]
-    assert guest["frontend"] == "relay"
-    (load,) = guest["workloads"]
+def test_every_page_comes_back_right(lab: dict[str, Any], guest: Swapper) -> None:
+    (found,) = lab["guests"]
+    assert found["frontend"] == "relay"
+    (load,) = found["workloads"]
     assert (load["ok"], load["bad_pages"]) == (True, 0)
-    assert min(guest["swapped_out_pages"], guest["swapped_in_pages"]) >= 0.3 * PAGES
-    assert client(kztlab)["relay_counters"]["damaged_frames"] == 0
+    assert load["longest_access_seconds"] > 0
+    assert min(found["swapped_out_pages"], found["swapped_in_pages"]) >= 0.3 * PAGES
+    assert guest.client()["relay_counters"]["damaged_frames"] == 0
 
 
-@pytest.mark.usefixtures("lab")
-def test_the_agent_needs_little_memory_and_allocates_none_of_it_later(kztlab: Kztlab) -> None:
-    agent = client(kztlab)["guest"]["stats"]["agent"]
+def test_the_agent_needs_little_memory_and_allocates_none_of_it_later(guest: Swapper) -> None:
+    agent = guest.client()["guest"]["stats"]["agent"]
     assert agent["replies"] > 0
     assert agent["allocations"] == 0
     assert 0 < agent["locked_bytes"] <= 4 << 20
@@ -89,45 +78,95 @@ def test_the_agent_needs_little_memory_and_allocates_none_of_it_later(kztlab: Kz
 
 
 @pytest.mark.fault
-@pytest.mark.usefixtures("lab")
-def test_no_page_is_lost_with_the_agent(kztlab: Kztlab) -> None:
-    before = client(kztlab)["relay_counters"]["sessions"]
-
-    def kill() -> None:
-        for number in range(KILLS):
+def test_no_page_is_lost_with_the_agent(guest: Swapper) -> None:
+    before = sessions(guest)
+    with guest.loading("300MiB", passes=2) as load:
+        for kill in range(KILLS):
             # What the store has taken since the last kill came in a session begun since then.
-            target = client(kztlab)["counters"]["puts"] + PAGES_BETWEEN
-            while client(kztlab)["counters"]["puts"] < target:
-                time.sleep(0.02)
+            guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
             # Every fourth time its supervisor, and whoever stands by, die with it.
-            done = kztlab("exec", "relay/r", KILL_ALL if number % 4 == 3 else KILL_PUMP)
-            assert done.returncode == 0, done.stderr
-
-    report = loaded(kztlab, kill)
-    assert (report["ok"], report["bad_pages"]) == (True, 0)
-    assert client(kztlab)["relay_counters"]["sessions"] >= before + KILLS
+            guest.run(KILL_ALL if kill % 4 == 3 else KILL_PUMP)
+        load.report()
+    assert sessions(guest) >= before + KILLS
 
 
 @pytest.mark.fault
-@pytest.mark.usefixtures("lab")
-def test_no_page_is_lost_with_the_store(kztlab: Kztlab) -> None:
-    killed = set()
-
-    def serving() -> tuple[int, int]:
-        while True:
-            with suppress(HostUnable), kztlab.store("relay") as store:
-                status = store.status()
-                return status["pid"], status["clients"][0]["counters"]["puts"]
-            time.sleep(0.02)
-
-    def kill() -> None:
+def test_no_page_is_lost_with_the_store(guest: Swapper) -> None:
+    killed: set[int] = set()
+    with guest.loading("300MiB", passes=2) as load:
         for _ in range(KILLS):
             # Counters begin anew with each process.
-            while (now := serving())[1] < PAGES_BETWEEN or now[0] in killed:
-                time.sleep(0.01)
-            os.kill(now[0], signal.SIGKILL)
-            killed.add(now[0])
-
-    report = loaded(kztlab, kill)
-    assert (report["ok"], report["bad_pages"]) == (True, 0)
+            pid = guest.puts(PAGES_BETWEEN, but=killed)
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        load.report()
     assert len(killed) == KILLS
+
+
+@pytest.mark.fault
+def test_no_page_is_lost_with_both(guest: Swapper) -> None:
+    killed: set[int] = set()
+    with guest.loading("300MiB", passes=2) as load:
+        for kill in range(KILLS):
+            pid = guest.puts(PAGES_BETWEEN, but=killed)
+            # Either is away when the other one comes back.
+            if kill % 2:
+                os.kill(pid, signal.SIGKILL)
+            guest.run(KILL_ALL if kill % 4 == 3 else KILL_PUMP)
+            if kill % 2 == 0:
+                os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        load.report()
+    assert len(killed) == KILLS
+
+
+@pytest.mark.fault
+def test_an_agent_that_starts_again_and_again_loses_nothing(guest: Swapper) -> None:
+    before = sessions(guest)
+    with guest.loading("240MiB", passes=RESTARTS) as load:
+        for _ in range(RESTARTS):
+            now = sessions(guest)
+            guest.run(KILL_PUMP)
+            while sessions(guest) == now:
+                time.sleep(0.05)
+        assert load.running
+        # What was not verified in all that time is now.
+        guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+        load.report()
+    assert sessions(guest) >= before + RESTARTS
+
+
+@pytest.mark.fault
+def test_a_paused_guest_goes_on(guest: Swapper, kztlab: Kztlab) -> None:
+    with guest.loading("256MiB") as load, Hypervisor(kztlab.places) as hypervisor:
+        for _ in range(2):
+            guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+            hypervisor.qmp("relay", "r", "stop")
+            time.sleep(LONG)
+            hypervisor.qmp("relay", "r", "cont")
+        load.report()
+
+
+@pytest.mark.fault
+def test_a_stopped_qemu_goes_on(guest: Swapper, kztlab: Kztlab) -> None:
+    """Unlike in a paused guest, the clock goes on: all that it waits for is late at once."""
+    qemu = processes.guests(kztlab.places, "relay")["r"]
+    with guest.loading("256MiB") as load:
+        for _ in range(2):
+            guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+            os.kill(qemu, signal.SIGSTOP)
+            time.sleep(LONG)
+            os.kill(qemu, signal.SIGCONT)
+        load.report()
+
+
+@pytest.mark.fault
+def test_a_slow_store_is_waited_for(guest: Swapper) -> None:
+    """The kernel gives its connection up, and repeats on the next one what was in flight."""
+    with guest.loading("256MiB") as load:
+        for _ in range(2):
+            pid = guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(LONG)
+            os.kill(pid, signal.SIGCONT)
+        load.report()

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The kernel's network block device, which takes a socket end and speaks NBD on it.
 
+use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use kzt_wire::nbd::{BLOCK_SIZE, Device};
@@ -13,6 +15,8 @@ const DEAD_CONNECTION_SECONDS: u64 = 24 * 60 * 60;
 
 const FAMILY: &str = "nbd";
 const VERSION: u8 = 1;
+
+const MAX_SECTORS_KB: &str = "/sys/block/nbd0/queue/max_sectors_kb";
 
 mod command {
     pub(super) const CONNECT: u8 = 1;
@@ -42,9 +46,17 @@ pub(crate) struct BlockDevice {
 impl BlockDevice {
     /// `timeout`: seconds until the kernel gives up a connection on which a request is not answered,
     /// and sends all that is unanswered anew on the next one.
-    pub(crate) fn open(timeout: u64) -> Result<Self, Errno> {
+    /// `max_write`: longest write that the kernel may send.
+    pub(crate) fn open(timeout: u64, max_write: usize) -> io::Result<Self> {
+        let netlink = Netlink::open(FAMILY, VERSION)?;
+        let wanted = (max_write >> 10).to_string();
+        // To write it waits until no request is in flight, for ever if they wait for this process:
+        // that is for the first agent only, before anybody uses the device.
+        if fs::read_to_string(MAX_SECTORS_KB)?.trim_end() != wanted {
+            fs::write(MAX_SECTORS_KB, wanted)?;
+        }
         Ok(Self {
-            netlink: Netlink::open(FAMILY, VERSION)?,
+            netlink,
             timeout,
             configured: false,
         })

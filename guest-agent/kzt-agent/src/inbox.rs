@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 /// Two frames: one is delivered while the next one arrives.
 const SIZE: usize = 2 * MAX_FRAME;
+const PAGE: usize = 4096;
 
 /// Bytes between the port and their receiver.
 pub(crate) struct Inbox {
@@ -43,6 +44,11 @@ impl Inbox {
         self.end - self.start < SIZE
     }
 
+    /// A frame has begun to arrive, and its rest is on its way.
+    pub(crate) const fn is_partial(&self) -> bool {
+        self.payload == 0 && self.start < self.end
+    }
+
     pub(crate) fn payload(&self) -> &[u8] {
         let end = self.start + self.payload;
         self.bytes.get(self.start..end).unwrap_or_default()
@@ -64,8 +70,8 @@ impl Inbox {
         (self.start, self.end, self.payload) = (0, 0, 0);
     }
 
-    /// Reads until the port has no more or there is no room.
-    pub(crate) fn fill(&mut self, port: &OwnedFd) -> Result<(), Errno> {
+    /// Reads what the port has, while there is room.
+    pub(crate) fn fill(&mut self, port: &OwnedFd, now: Instant) -> Result<(), Errno> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -81,7 +87,11 @@ impl Inbox {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(count) => {
                     self.end += count;
-                    self.heard = Instant::now();
+                    self.heard = now;
+                    // The port's buffers hold a page: one that is not full was probably the last.
+                    if count < PAGE {
+                        break;
+                    }
                 }
                 Err(error) => return Err(error),
             }

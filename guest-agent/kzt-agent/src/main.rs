@@ -8,27 +8,25 @@ mod alloc;
 mod args;
 mod control;
 mod device;
-mod flight;
 mod guard;
 mod inbox;
+mod ledger;
 mod log;
 mod netlink;
 mod outbox;
 mod port;
 mod pump;
 mod report;
-mod requests;
 mod supervisor;
 mod text;
 
 use std::io;
 use std::process::ExitCode;
 
-use rustix::io::Errno;
-
 use args::Options;
 use control::Control;
 use device::BlockDevice;
+use ledger::MAX_WRITE;
 use log::{Level, Log};
 use pump::Pump;
 
@@ -69,9 +67,12 @@ fn relay(options: &Options, log: &Log) -> Result<std::convert::Infallible, Strin
     guard::apply(options.fifo)?;
     let port = port::open(&options.relay)
         .map_err(|error| format!("cannot open the port {}: {error}", options.relay))?;
-    let device = BlockDevice::open(options.timeout).map_err(|error| match error {
-        Errno::NOENT => "this kernel has no network block device: nbd is not loaded".to_owned(),
-        error => format!("cannot reach the network block device: {error}"),
+    let device = BlockDevice::open(options.timeout, MAX_WRITE).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            "this kernel has no network block device: nbd is not loaded".to_owned()
+        } else {
+            format!("cannot reach the network block device: {error}")
+        }
     })?;
     let control = control(options).map_err(|error| format!("cannot report: {error}"))?;
     Pump::new(options, log, port, control, device)

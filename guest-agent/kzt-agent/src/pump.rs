@@ -21,13 +21,12 @@ use rustix::rand::{self, GetRandomFlags};
 use crate::args::Options;
 use crate::control::Control;
 use crate::device::BlockDevice;
-use crate::flight::{Flight, Times, Unexpected};
 use crate::inbox::{Arrival, Inbox};
+use crate::ledger::{Ledger, Times, Unexpected};
 use crate::log::{Level, Log};
 use crate::outbox::Outbox;
 use crate::port::Outlet;
 use crate::report::Figures;
-use crate::requests::Requests;
 
 /// How often to look whether somebody has opened the host's side: the port tells nobody.
 const ABSENT_INTERVAL: Duration = Duration::from_millis(50);
@@ -51,7 +50,9 @@ pub(crate) struct Pump<'a> {
     inbox: Inbox,
     outbox: Outbox,
     negotiation: Negotiation,
-    flight: Flight,
+    /// The kernel's connection: it outlives the host's sessions.
+    kernel: Option<Kernel>,
+    ledger: Ledger,
     sent: Sent,
     times: Times,
     phase: Phase,
@@ -80,21 +81,29 @@ enum Phase {
         again: Instant,
     },
     /// Requests and replies are passed on.
-    Relaying(Relay),
+    Relaying {
+        sender: Sender,
+        /// When to look for the rest of a request.
+        pause: Option<Instant>,
+    },
+}
+
+struct Kernel {
+    socket: OwnedFd,
+    device: Device,
+}
+
+/// What `poll` has said of port and kernel.
+#[derive(Clone, Copy)]
+struct Ready {
+    port: PollFlags,
+    kernel: PollFlags,
 }
 
 struct Negotiation {
     handshake: ClientHandshake,
     reply: [u8; MIN_REPLY_INPUT],
     length: usize,
-}
-
-struct Relay {
-    sender: Sender,
-    socket: OwnedFd,
-    requests: Requests,
-    /// When to look for the rest of a request.
-    pause: Option<Instant>,
 }
 
 /// Why a session is over.
@@ -129,7 +138,8 @@ impl<'a> Pump<'a> {
             inbox: Inbox::new(),
             outbox: Outbox::new(),
             negotiation: Negotiation::new(),
-            flight: Flight::new(),
+            kernel: None,
+            ledger: Ledger::new(),
             sent: Sent::default(),
             times: Times::default(),
             phase: Phase::Absent {
@@ -140,86 +150,101 @@ impl<'a> Pump<'a> {
 
     /// Runs until something fails that is not the host's doing.
     pub(crate) fn run(&mut self) -> Result<Infallible, Errno> {
+        // Reading the clock may cost more than a system call: once for each turn.
+        let mut now = Instant::now();
         loop {
-            self.wait()?;
-            if let Err(loss) = self.step() {
-                self.lose(&loss)?;
+            let ready = self.wait(now)?;
+            now = Instant::now();
+            if let Err(loss) = self.step(ready, now) {
+                self.lose(&loss, now)?;
             }
-            self.report()?;
+            self.report(now)?;
         }
     }
 
     /// Waits until there is something to do.
-    fn wait(&mut self) -> Result<(), Errno> {
-        let now = Instant::now();
+    fn wait(&mut self, now: Instant) -> Result<Ready, Errno> {
         let mut port = PollFlags::empty();
         port.set(PollFlags::IN, self.inbox.has_room());
-        port.set(PollFlags::OUT, self.outbox.is_ready());
+        port.set(PollFlags::OUT, !self.outbox.is_empty());
+        let mut kernel = PollFlags::empty();
         let mut deadline = now + Duration::from_secs(1);
         let report = self.control.as_ref().map_or(deadline, Control::next);
-        let mut socket = None;
         match &self.phase {
             Phase::Absent { look } => deadline = *look,
             Phase::Greeting { again, .. } | Phase::Attaching { again, .. } => deadline = *again,
             Phase::Negotiating { .. } => {}
-            Phase::Relaying(relay) => {
-                let mut wanted = PollFlags::empty();
-                wanted.set(PollFlags::OUT, !self.inbox.payload().is_empty());
-                match relay.pause {
-                    Some(pause) => deadline = pause,
-                    None => wanted.set(PollFlags::IN, !self.outbox.is_ready()),
-                }
-                if !wanted.is_empty() {
-                    socket = Some((&relay.socket, wanted));
+            Phase::Relaying { pause, .. } => {
+                kernel.set(PollFlags::OUT, !self.inbox.payload().is_empty());
+                let more = self.outbox.is_empty() && !self.ledger.room().is_empty();
+                match pause {
+                    Some(pause) => deadline = *pause,
+                    None => kernel.set(PollFlags::IN, more),
                 }
             }
         }
         let timeout = Timespec::try_from(deadline.min(report).saturating_duration_since(now))
             .map_err(|_| Errno::INVAL)?;
+        if self.inbox.is_partial() && !self.options.settle.is_zero() {
+            let pause = Timespec::try_from(self.options.settle).map_err(|_| Errno::INVAL)?;
+            let _ = rustix::thread::nanosleep(&pause);
+        }
         let absent = matches!(self.phase, Phase::Absent { .. });
-        let ready = match (absent, socket) {
+        let socket = self.kernel.as_ref().filter(|_| !kernel.is_empty());
+        let port = PollFd::new(&self.port, port);
+        let mut ready = Ready {
+            port: PollFlags::empty(),
+            kernel: PollFlags::empty(),
+        };
+        let polled = match (absent, socket) {
             (true, _) => event::poll(&mut [], Some(&timeout)),
-            (false, None) => event::poll(&mut [PollFd::new(&self.port, port)], Some(&timeout)),
-            (false, Some((socket, wanted))) => {
-                let mut both = [PollFd::new(&self.port, port), PollFd::new(socket, wanted)];
-                event::poll(&mut both, Some(&timeout))
+            (false, None) => {
+                let mut one = [port];
+                let polled = event::poll(&mut one, Some(&timeout));
+                let [port] = one;
+                ready.port = port.revents();
+                polled
+            }
+            (false, Some(Kernel { socket, .. })) => {
+                let mut both = [port, PollFd::new(socket, kernel)];
+                let polled = event::poll(&mut both, Some(&timeout));
+                let [port, kernel] = both;
+                (ready.port, ready.kernel) = (port.revents(), kernel.revents());
+                polled
             }
         };
-        match ready {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+        match polled {
+            Ok(_) | Err(Errno::INTR) => Ok(ready),
             Err(error) => Err(error),
         }
     }
 
     /// Does all that can be done without waiting.
-    fn step(&mut self) -> Result<(), Loss> {
-        let now = Instant::now();
-        if is_hung_up(&self.port).map_err(Loss::Port)? {
-            return match &mut self.phase {
-                Phase::Absent { look } => {
-                    *look = now + ABSENT_INTERVAL;
-                    Ok(())
-                }
-                _ => Err(Loss::HangUp),
-            };
+    fn step(&mut self, ready: Ready, now: Instant) -> Result<(), Loss> {
+        if let Phase::Absent { look } = &mut self.phase {
+            if is_hung_up(&self.port).map_err(Loss::Port)? {
+                *look = now + ABSENT_INTERVAL;
+                return Ok(());
+            }
+            self.greet(now).map_err(Loss::Port)?;
+        } else if ready.port.contains(PollFlags::HUP) {
+            return Err(Loss::HangUp);
         }
-        if matches!(self.phase, Phase::Absent { .. }) {
-            self.greet().map_err(Loss::Port)?;
+        if ready.port.contains(PollFlags::IN) {
+            self.inbox.fill(&self.port, now).map_err(Loss::Port)?;
         }
-        self.inbox.fill(&self.port).map_err(Loss::Port)?;
         self.arrivals(now)?;
         self.timers(now)?;
-        self.collect(now)?;
-        self.send()
+        self.requests(ready.kernel, now)
     }
 
     /// Begins with a new session.
-    fn greet(&mut self) -> Result<(), Errno> {
+    fn greet(&mut self, now: Instant) -> Result<(), Errno> {
         let session = random_session()?;
         self.receiver.begin(session);
         self.phase = Phase::Greeting {
             session,
-            again: Instant::now(),
+            again: now,
         };
         Ok(())
     }
@@ -267,12 +292,24 @@ impl<'a> Pump<'a> {
             return Ok(());
         }
         match &mut self.phase {
-            Phase::Relaying(relay) => {
+            Phase::Relaying { .. } => {
+                let Some(Kernel { socket, .. }) = &self.kernel else {
+                    return Err(Loss::Socket);
+                };
+                let known = self
+                    .ledger
+                    .repeated(payload)
+                    .map_err(|Unexpected| Loss::Stream)?;
+                self.inbox.delivered(known);
+                let payload = self.inbox.payload();
+                if payload.is_empty() {
+                    return Ok(());
+                }
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                match net::send(&relay.socket, payload, flags) {
+                match net::send(socket, payload, flags) {
                     Ok(count) => {
                         let delivered = payload.get(..count).unwrap_or_default();
-                        self.flight
+                        self.ledger
                             .follow(delivered, now, &mut self.times)
                             .map_err(|Unexpected| Loss::Stream)?;
                         self.inbox.delivered(count);
@@ -298,29 +335,57 @@ impl<'a> Pump<'a> {
             match self.negotiation.advance().map_err(Loss::Refusal)? {
                 None => break,
                 Some(ClientStep::Send(bytes)) => {
-                    let room = self.outbox.room();
-                    let place = room.get_mut(..bytes.len()).ok_or(Loss::Stream)?;
-                    place.copy_from_slice(&bytes);
-                    self.outbox.add(bytes.len());
-                    self.outbox.close(sender, bytes.len());
+                    self.outbox.data(sender, bytes.len(), |payload| {
+                        payload.copy_from_slice(&bytes);
+                    });
                 }
                 Some(ClientStep::Ready(device)) => {
-                    self.phase = Phase::Attaching {
-                        sender: *sender,
-                        device,
-                        again: now,
-                    };
+                    let sender = *sender;
+                    self.resume(sender, device, now)?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Goes on with the kernel's connection, or gives it a new one.
+    fn resume(&mut self, sender: Sender, device: Device, now: Instant) -> Result<(), Loss> {
+        let usable = match &self.kernel {
+            Some(kernel) if kernel.device == device => {
+                !is_hung_up(&kernel.socket).map_err(Loss::Kernel)?
+            }
+            _ => false,
+        };
+        if usable {
+            self.relay(sender, "relaying again");
+            return Ok(());
+        }
+        self.kernel = None;
+        self.ledger.clear();
+        self.phase = Phase::Attaching {
+            sender,
+            device,
+            again: now,
+        };
+        Ok(())
+    }
+
+    fn relay(&mut self, sender: Sender, doing: &str) {
+        self.log.line(
+            Level::Notice,
+            format_args!("session {:#x}: {doing}", sender.session()),
+        );
+        self.phase = Phase::Relaying {
+            sender,
+            pause: None,
+        };
+    }
+
     fn timers(&mut self, now: Instant) -> Result<(), Loss> {
         match &mut self.phase {
             Phase::Greeting { session, again } if *again <= now => {
                 *again = now + HELLO_INTERVAL;
-                if !self.outbox.is_ready() {
+                if self.outbox.is_empty() {
                     let limits = Hello {
                         max_frame: MAX_FRAME,
                         flags: 0,
@@ -352,59 +417,72 @@ impl<'a> Pump<'a> {
         if is_hung_up(&socket).map_err(Loss::Kernel)? {
             return Ok(());
         }
-        let sender = *sender;
-        self.log.line(
-            Level::Notice,
-            format_args!("session {:#x}: relaying", sender.session()),
-        );
-        self.flight = Flight::new();
-        self.phase = Phase::Relaying(Relay {
-            sender,
-            socket,
-            requests: Requests::default(),
-            pause: None,
-        });
+        let (sender, device) = (*sender, *device);
+        self.kernel = Some(Kernel { socket, device });
+        self.relay(sender, "relaying");
         Ok(())
     }
 
-    /// Takes requests from the kernel until a frame is full or ends with a request.
-    fn collect(&mut self, now: Instant) -> Result<(), Loss> {
-        let Phase::Relaying(relay) = &mut self.phase else {
+    /// Passes on the kernel's requests, as far as the port takes them.
+    fn requests(&mut self, mut kernel: PollFlags, now: Instant) -> Result<(), Loss> {
+        loop {
+            self.send()?;
+            if !self.outbox.is_empty() {
+                return Ok(());
+            }
+            self.collect(kernel, now)?;
+            if self.outbox.is_empty() {
+                return Ok(());
+            }
+            kernel = PollFlags::empty();
+        }
+    }
+
+    /// Takes requests from the kernel, and makes a frame once they are whole or fill it.
+    fn collect(&mut self, ready: PollFlags, now: Instant) -> Result<(), Loss> {
+        let (Phase::Relaying { sender, pause }, Some(kernel)) = (&mut self.phase, &self.kernel)
+        else {
             return Ok(());
         };
-        if self.outbox.is_ready() || relay.pause.is_some_and(|pause| now < pause) {
+        if pause.is_some_and(|pause| now < pause) {
             return Ok(());
         }
-        relay.pause = None;
-        while !self.outbox.room().is_empty() {
-            match net::recv(&relay.socket, self.outbox.room(), RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => return Err(Loss::Socket),
-                Ok((_, count)) => self.outbox.add(count),
-                Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => {}
-                Err(_) => return Err(Loss::Socket),
+        let resumed = pause.take().is_some();
+        if resumed || ready.intersects(PollFlags::IN | PollFlags::HUP) {
+            loop {
+                let room = self.ledger.room();
+                let length = room.len();
+                if length == 0 {
+                    break;
+                }
+                match net::recv(&kernel.socket, room, RecvFlags::DONTWAIT) {
+                    Ok((_, 0)) => return Err(Loss::Socket),
+                    Ok((_, count)) => {
+                        self.ledger
+                            .add(count, now)
+                            .map_err(|Unexpected| Loss::Stream)?;
+                        if count < length {
+                            break;
+                        }
+                    }
+                    Err(Errno::AGAIN) => break,
+                    Err(Errno::INTR) => {}
+                    Err(_) => return Err(Loss::Socket),
+                }
             }
         }
-        let full = self.outbox.room().is_empty();
-        let payload = self.outbox.payload();
-        if payload.is_empty() {
-            return Ok(());
-        }
-        let span = relay
-            .requests
-            .follow(payload, &mut self.flight, now)
-            .map_err(|Unexpected| Loss::Stream)?;
-        if span.whole || full {
-            relay.requests.cut(span.sendable);
-            self.outbox.close(&mut relay.sender, span.sendable);
-        } else if !self.options.gather.is_zero() {
-            relay.pause = Some(now + self.options.gather);
+        let count = self.ledger.sendable(self.outbox.longest());
+        if count > 0 {
+            self.outbox
+                .data(sender, count, |payload| self.ledger.take(payload));
+        } else if self.ledger.has_unsent() && !self.options.gather.is_zero() {
+            *pause = Some(now + self.options.gather);
         }
         Ok(())
     }
 
     fn send(&mut self) -> Result<(), Loss> {
-        while self.outbox.is_ready() {
+        while !self.outbox.is_empty() {
             match self.outlet.send(&self.port, self.outbox.frame()) {
                 Ok(false) => {}
                 Ok(true) => {
@@ -419,39 +497,42 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
-    fn report(&mut self) -> Result<(), Errno> {
+    fn report(&mut self, now: Instant) -> Result<(), Errno> {
         let Some(control) = &mut self.control else {
             return Ok(());
         };
-        let now = Instant::now();
         control.step(now, || Figures {
             received: self.receiver.counters(),
             frames_sent: self.sent.frames,
             bytes_sent: self.sent.bytes,
             bytes_received: self.sent.to_kernel,
             times: self.times,
-            waiting: self.flight.oldest(now),
+            waiting: self.ledger.waiting(now),
         })
     }
 
-    /// Gives the session up, and with it the kernel's connection.
-    fn lose(&mut self, loss: &Loss) -> Result<(), Errno> {
+    /// Gives the session up. The kernel's connection is kept if what is in flight on it can be sent
+    /// again; else it is given up, too, and the kernel repeats it when its time is up.
+    fn lose(&mut self, loss: &Loss, now: Instant) -> Result<(), Errno> {
         self.log
             .line(Level::Error, format_args!("session lost: {loss}"));
-        // What is in flight now waits on, unseen from here, until the kernel sends it again.
-        self.times.longest = self.times.longest.max(self.flight.oldest(Instant::now()));
-        self.flight = Flight::new();
+        let theirs = matches!(loss, Loss::Socket | Loss::Stream | Loss::Kernel(_));
+        if theirs || !self.ledger.rewind() {
+            self.times.longest = self.times.longest.max(self.ledger.waiting(now));
+            self.kernel = None;
+            self.ledger.clear();
+        }
         self.outlet.abandon()?;
         self.outbox.clear(MAX_FRAME);
         if matches!(loss, Loss::HangUp) {
             self.inbox.clear();
             self.phase = Phase::Absent {
-                look: Instant::now() + ABSENT_INTERVAL,
+                look: now + ABSENT_INTERVAL,
             };
             return Ok(());
         }
         self.inbox.drop_payload();
-        self.greet()
+        self.greet(now)
     }
 }
 
