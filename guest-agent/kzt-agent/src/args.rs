@@ -18,7 +18,6 @@ Usage: kzt-agent [OPTION]...
                     many bytes; default splice
   --fifo N          real-time priority, 0 for none, default 10
   --gather US       microseconds to wait for the rest of a request, default 0
-  --settle US       microseconds to leave the rest of a frame from the host, default 0
   --timeout S       seconds until nbd sends a request anew, default 5";
 
 /// What the command line asks for.
@@ -29,7 +28,6 @@ pub(crate) struct Options {
     pub(crate) writing: Writing,
     pub(crate) fifo: u8,
     pub(crate) gather: Duration,
-    pub(crate) settle: Duration,
     pub(crate) timeout: u64,
 }
 
@@ -51,7 +49,6 @@ impl Default for Options {
             writing: Writing::Splice,
             fifo: 10,
             gather: Duration::ZERO,
-            settle: Duration::ZERO,
             timeout: 5,
         }
     }
@@ -68,7 +65,6 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Result<Options, &'stat
             Long("write") => options.writing = value(&mut parser)?,
             Long("fifo") => options.fifo = value(&mut parser)?,
             Long("gather") => options.gather = Duration::from_micros(value(&mut parser)?),
-            Long("settle") => options.settle = Duration::from_micros(value(&mut parser)?),
             Long("timeout") => options.timeout = value(&mut parser)?,
             other => return Err(describe(other.unexpected())),
         }

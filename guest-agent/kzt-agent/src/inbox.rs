@@ -44,11 +44,6 @@ impl Inbox {
         self.end - self.start < SIZE
     }
 
-    /// A frame has begun to arrive, and its rest is on its way.
-    pub(crate) const fn is_partial(&self) -> bool {
-        self.payload == 0 && self.start < self.end
-    }
-
     pub(crate) fn payload(&self) -> &[u8] {
         let end = self.start + self.payload;
         self.bytes.get(self.start..end).unwrap_or_default()

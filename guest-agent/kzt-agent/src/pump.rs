@@ -185,10 +185,6 @@ impl<'a> Pump<'a> {
         }
         let timeout = Timespec::try_from(deadline.min(report).saturating_duration_since(now))
             .map_err(|_| Errno::INVAL)?;
-        if self.inbox.is_partial() && !self.options.settle.is_zero() {
-            let pause = Timespec::try_from(self.options.settle).map_err(|_| Errno::INVAL)?;
-            let _ = rustix::thread::nanosleep(&pause);
-        }
         let absent = matches!(self.phase, Phase::Absent { .. });
         let socket = self.kernel.as_ref().filter(|_| !kernel.is_empty());
         let port = PollFd::new(&self.port, port);
