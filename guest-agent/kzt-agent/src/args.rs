@@ -17,7 +17,7 @@ Usage: kzt-agent [OPTION]...
   --write HOW       how frames go to the port: `splice`, or in writes of at most that
                     many bytes; default splice
   --fifo N          real-time priority, 0 for none, default 10
-  --gather US       microseconds to wait for the rest of a request, default 0
+  --gather US       microseconds to wait for the rest of a request, default 100
   --timeout S       seconds until nbd sends a request anew, default 5";
 
 /// What the command line asks for.
@@ -48,7 +48,7 @@ impl Default for Options {
             ctl: "org.kztlab.ctl.0".to_owned(),
             writing: Writing::Splice,
             fifo: 10,
-            gather: Duration::ZERO,
+            gather: Duration::from_micros(100),
             timeout: 5,
         }
     }
