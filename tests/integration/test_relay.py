@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Kztlab
 
 KILLS = number("KZTLAB_KILLS", 8)
+PASSES = 2 + KILLS // 8
 RESTARTS = number("KZTLAB_RESTARTS", 10)
 PAGES_BETWEEN = 1500
 """Pages that the store takes between two kills, so that all fall into a session and the load."""
 LONG = 8.0
 """Seconds: longer than nbd's time-out."""
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(300 + 15 * (KILLS + RESTARTS))]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(300 + 60 * (KILLS + RESTARTS))]
 
 SPEC = """\
 lab: relay
@@ -80,10 +81,10 @@ def test_the_agent_needs_little_memory_and_allocates_none_of_it_later(guest: Swa
 @pytest.mark.fault
 def test_no_page_is_lost_with_the_agent(guest: Swapper) -> None:
     before = sessions(guest)
-    with guest.loading("300MiB", passes=2) as load:
+    with guest.loading("300MiB", passes=PASSES) as load:
         for kill in range(KILLS):
             # What the store has taken since the last kill came in a session begun since then.
-            guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+            guest.wait_more(load, PAGES_BETWEEN)
             # Every fourth time its supervisor, and whoever stands by, die with it.
             guest.run(KILL_ALL if kill % 4 == 3 else KILL_PUMP)
         load.report()
@@ -93,10 +94,10 @@ def test_no_page_is_lost_with_the_agent(guest: Swapper) -> None:
 @pytest.mark.fault
 def test_no_page_is_lost_with_the_store(guest: Swapper) -> None:
     killed: set[int] = set()
-    with guest.loading("300MiB", passes=2) as load:
+    with guest.loading("300MiB", passes=PASSES) as load:
         for _ in range(KILLS):
             # Counters begin anew with each process.
-            pid = guest.puts(PAGES_BETWEEN, but=killed)
+            pid = guest.wait(load, PAGES_BETWEEN, but=killed)
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
         load.report()
@@ -106,9 +107,9 @@ def test_no_page_is_lost_with_the_store(guest: Swapper) -> None:
 @pytest.mark.fault
 def test_no_page_is_lost_with_both(guest: Swapper) -> None:
     killed: set[int] = set()
-    with guest.loading("300MiB", passes=2) as load:
+    with guest.loading("300MiB", passes=PASSES) as load:
         for kill in range(KILLS):
-            pid = guest.puts(PAGES_BETWEEN, but=killed)
+            pid = guest.wait(load, PAGES_BETWEEN, but=killed)
             # Either is away when the other one comes back.
             if kill % 2:
                 os.kill(pid, signal.SIGKILL)
@@ -131,7 +132,7 @@ def test_an_agent_that_starts_again_and_again_loses_nothing(guest: Swapper) -> N
                 time.sleep(0.05)
         assert load.running
         # What was not verified in all that time is now.
-        guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+        guest.wait_more(load, PAGES_BETWEEN)
         load.report()
     assert sessions(guest) >= before + RESTARTS
 
@@ -140,7 +141,7 @@ def test_an_agent_that_starts_again_and_again_loses_nothing(guest: Swapper) -> N
 def test_a_paused_guest_goes_on(guest: Swapper, kztlab: Kztlab) -> None:
     with guest.loading("256MiB") as load, Hypervisor(kztlab.places) as hypervisor:
         for _ in range(2):
-            guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+            guest.wait_more(load, PAGES_BETWEEN)
             hypervisor.qmp("relay", "r", "stop")
             time.sleep(LONG)
             hypervisor.qmp("relay", "r", "cont")
@@ -153,7 +154,7 @@ def test_a_stopped_qemu_goes_on(guest: Swapper, kztlab: Kztlab) -> None:
     qemu = processes.guests(kztlab.places, "relay")["r"]
     with guest.loading("256MiB") as load:
         for _ in range(2):
-            guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+            guest.wait_more(load, PAGES_BETWEEN)
             os.kill(qemu, signal.SIGSTOP)
             time.sleep(LONG)
             os.kill(qemu, signal.SIGCONT)
@@ -165,7 +166,7 @@ def test_a_slow_store_is_waited_for(guest: Swapper) -> None:
     """The kernel gives its connection up, and repeats on the next one what was in flight."""
     with guest.loading("256MiB") as load:
         for _ in range(2):
-            pid = guest.puts(guest.client()["counters"]["puts"] + PAGES_BETWEEN)
+            pid = guest.wait_more(load, PAGES_BETWEEN)
             os.kill(pid, signal.SIGSTOP)
             time.sleep(LONG)
             os.kill(pid, signal.SIGCONT)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support.swapping import Swapper
 
+from kztlab.lab import processes
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Kztlab
 
@@ -29,10 +31,10 @@ def test_swap_is_empty_before_the_agent_ends(kztlab: Kztlab) -> None:
     kztlab.json("up", kztlab.spec("life", SPEC))
     guest = Swapper(kztlab, "life", "r")
     console = kztlab.places.lab("life") / "guests" / "r" / "console.log"
-    with guest.loading("256MiB", passes=1000):
-        guest.puts(20_000)
+    with guest.loading("256MiB", passes=1000) as load:
+        guest.wait(load, puts=20_000)
         guest.run("poweroff")
-        while kztlab.json("status", "life", code=3)["guests"][0]["state"] == "running":
+        while "r" in processes.guests(kztlab.places, "life"):
             time.sleep(0.2)
     said = console.read_text(errors="replace")
     assert "kztlab: going down" in said

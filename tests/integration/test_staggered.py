@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.integration.conftest import Kztlab
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "staggered.yaml"
 

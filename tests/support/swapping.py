@@ -67,16 +67,21 @@ class Swapper:
         clients: list[dict[str, Any]] = self.status()["clients"]
         return next(each for each in clients if each["name"] == self.guest)
 
-    def puts(self, pages: int, but: set[int] | None = None) -> int:
-        """Wait until the store has taken so many pages since it, or this, began; the process that
-        took them, none of those given."""
+    def wait(self, load: Load, puts: int, but: set[int] | None = None) -> int:
+        """Wait until the store's process, none of those given, has taken so many pages; that
+        process."""
         while True:
+            assert load.running, "the load ended too soon"
             status = self.status()
             (client,) = (each for each in status["clients"] if each["name"] == self.guest)
-            if status["pid"] not in (but or ()) and client["counters"]["puts"] >= pages:
+            if status["pid"] not in (but or ()) and client["counters"]["puts"] >= puts:
                 pid: int = status["pid"]
                 return pid
             time.sleep(0.02)
+
+    def wait_more(self, load: Load, puts: int) -> int:
+        """The same from now on."""
+        return self.wait(load, self.client()["counters"]["puts"] + puts)
 
 
 class Load:
