@@ -115,7 +115,9 @@ swap_device() {
     if ! is_on "$DEVICE"; then
         find_swapon || fail "swapon is not util-linux's, which alone knows --discard"
         make_swap "$DEVICE"
-        # Without discards the store would keep pages that the guest has long freed.
+        # Without discards the store would keep pages that the guest has long freed. The kernel sends
+        # none to a disk that rotates, for which it takes any of virtio-blk.
+        echo 0 >"/sys/block/${DEVICE#/dev/}/queue/rotational"
         "$SWAPON" --discard=pages "$DEVICE" || fail "swapon $DEVICE failed"
     fi
 }

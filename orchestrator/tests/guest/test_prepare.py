@@ -45,6 +45,8 @@ def test_swap_disk_is_found_by_its_serial_and_discards(ready: Ready) -> None:
     name = facts.device.removeprefix("/dev/")
     assert read(ready, f"cat /sys/block/{name}/serial") == "kztswap0"
     assert int(read(ready, f"cat /sys/block/{name}/queue/discard_granularity")) == 4096
+    # Else the kernel has no clusters of slots, and discards none of them.
+    assert read(ready, f"cat /sys/block/{name}/queue/rotational") == "0"
 
 
 def test_zram_takes_the_place_of_the_disk(ready: Ready) -> None:
