@@ -11,8 +11,11 @@
 
 mod common;
 
-use common::{ArenaPath, MIB, SWAP, page};
-use kzt_store::{Codec, Context, Dedup, PAGE_SIZE, Page, Pool, PoolStats, Store, Usage};
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use common::{ArenaPath, MIB, SWAP, block_entries, page};
+use kzt_store::{Codec, Context, Dedup, GetError, PAGE_SIZE, Page, Pool, PoolStats, Store, Usage};
 
 const PAGES: u32 = 300;
 
@@ -264,6 +267,36 @@ fn pages_of_different_encodings_are_different() {
         let shared = if client == "c" { stored } else { 0 };
         assert_eq!(store.usage().unwrap().duplicates, shared, "{client}");
     }
+}
+
+/// Neither hash nor checksum says that bytes are the same: a damaged block, whose header has both
+/// as before, is nobody else's page.
+#[test]
+fn bytes_decide() {
+    let arena = ArenaPath::new();
+    let mut cx = Context::new();
+    let (store, _) = arena.open(8 * MIB);
+    for client in ["a", "b", "c"] {
+        set_dedup(&store, client, "domain:x");
+    }
+    let [a, b, c] = ["a", "b", "c"].map(|client| store.open_pool(client).unwrap());
+    a.put(&mut cx, SWAP, 0, &content(0)).unwrap();
+    let (_, block) = block_entries(&fs::read(arena.path()).unwrap())[0];
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(arena.path())
+        .unwrap();
+    let last = block + 16 + PAGE_SIZE as u64 - 1;
+    let byte = content(0)[PAGE_SIZE - 1] ^ 1;
+    file.write_all_at(&[byte], last).unwrap();
+    let mut out = [0; PAGE_SIZE];
+    for pool in [&b, &c] {
+        pool.put(&mut cx, SWAP, 0, &content(0)).unwrap();
+        assert!(pool.get(&mut cx, SWAP, 0, &mut out).unwrap());
+        assert_eq!(out, content(0));
+    }
+    assert_eq!(a.get(&mut cx, SWAP, 0, &mut out), Err(GetError::Corrupt));
+    assert_eq!(store.usage().unwrap().duplicates, 1, "the sound ones share");
 }
 
 /// Compaction moves a block without knowing its users.
