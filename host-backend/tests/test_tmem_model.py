@@ -30,6 +30,7 @@ PAGE = st.one_of(
     st.binary(max_size=8),
 )
 CODEC = st.sampled_from(["lzo", "lz4", "zstd:3", "none"])
+SPILL = st.sampled_from([0, 2 * MIB, 16 * MIB])
 
 OP = st.one_of(
     st.builds(lambda *args: Op(args[0], "put_page", args[1:]), CLIENT, POOL, KEY, PAGE),
@@ -56,9 +57,9 @@ class TmemMachine(RuleBasedStateMachine):
         assert self._pair is not None
         return self._pair
 
-    @initialize(codec=CODEC, roomy=st.booleans())
-    def start(self, codec: str, roomy: bool) -> None:
-        shape = Shape(64 * MIB if roomy else MIB, codec, roomy)
+    @initialize(codec=CODEC, roomy=st.booleans(), spill=SPILL)
+    def start(self, codec: str, roomy: bool, spill: int) -> None:
+        shape = Shape(64 * MIB if roomy else MIB, codec, roomy, spill)
         self._pair = Pair(Path(self._directory.name) / "arena", shape, self.kind)
         for client in range(len(CLIENTS)):
             for kind in (PERSIST, 0, SHARED):
@@ -114,6 +115,10 @@ class TmemMachine(RuleBasedStateMachine):
     def freeze(self, client: int, frozen: bool) -> None:
         self.pair.freeze(client, frozen=frozen)
 
+    @rule(client=CLIENT, compress=st.booleans())
+    def set_compress(self, client: int, compress: bool) -> None:
+        self.pair.clients[client].set_compress(compress)
+
     @rule()
     def maintain(self) -> None:
         self.pair.store.maintain()
@@ -128,9 +133,9 @@ class TmemMachine(RuleBasedStateMachine):
         self.pair.check_pages()
 
     @invariant()
-    def memory_is_within_its_limit(self) -> None:
+    def figures_are_right(self) -> None:
         if self._pair is not None:
-            self._pair.check_memory()
+            self._pair.check_figures()
 
 
 class MortalMachine(TmemMachine):

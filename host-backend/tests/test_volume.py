@@ -15,8 +15,6 @@ from tests.support.tmem import EEMPTY, EFROZEN, SemanticsError
 from kztmem._core import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kztmem._core import Client, ObjectId
 
 
@@ -54,14 +52,14 @@ class _ForgetfulClient:
 
 
 class _ForgetfulStore:
-    def __init__(self, *, arena: Path, memory: int, codec: str) -> None:
-        self._store = Store(arena=arena, memory=memory, codec=codec)
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401  # the store's own
+        self._store = Store(**options)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # the store's own
         return getattr(self._store, name)
 
-    def client(self, name: str) -> _ForgetfulClient:
-        return _ForgetfulClient(self._store.client(name))
+    def client(self, name: str, **options: Any) -> _ForgetfulClient:  # noqa: ANN401
+        return _ForgetfulClient(self._store.client(name, **options))
 
 
 def test_a_difference_is_cut_down_to_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from kztmem._core import Client, ObjectId, Recovery, Usage
+    from kztmem._core import Client, ObjectId, Recovery, TmemClient, Usage
 
     Call = tuple[str, str, tuple[Any, ...]]
     """A client's name (or none: the store), a method and its arguments."""
@@ -67,19 +67,35 @@ class MortalClient:
         """The host's thaw."""
         self._call("thaw")
 
+    def set_cap(self, cap: int | None) -> None:
+        """The host's limit."""
+        self._call("set_cap", cap)
+
+    def set_compress(self, compress: bool) -> None:  # as `_core` has it
+        """Whether pages are compressed from now on."""
+        self._call("set_compress", compress)
+
+    def stats(self) -> TmemClient:
+        """The client's figures."""
+        stats: TmemClient = self._call("stats")
+        return stats
+
 
 class MortalStore:
     """What `_core.Store` is, elsewhere."""
 
-    def __init__(self, *, arena: Path, memory: int, codec: str) -> None:
+    def __init__(
+        self, *, arena: Path, memory: int, codec: str, spill: tuple[Path, int] | None
+    ) -> None:
         self._connection, theirs = _FORKS.Pipe()
-        self._process = _FORKS.Process(target=_serve, args=(theirs, arena, memory, codec))
+        self._process = _FORKS.Process(target=_serve, args=(theirs, arena, memory, codec, spill))
         self._process.start()
         theirs.close()
         self.recovery: Recovery = self._connection.recv()
 
     def client(self, name: str) -> MortalClient:
         """A client of this store."""
+        self.call(("", "client", (name,)))
         return MortalClient(self, name)
 
     def authorize(self, uuid_lo: int, uuid_hi: int, name: str) -> None:
@@ -131,16 +147,19 @@ class MortalStore:
         self._process.join()
 
 
-def _serve(connection: Connection, arena: Path, memory: int, codec: str) -> None:
-    store = Store(arena=arena, memory=memory, codec=codec)
+def _serve(
+    connection: Connection, arena: Path, memory: int, codec: str, spill: tuple[Path, int] | None
+) -> None:
+    store = Store(arena=arena, memory=memory, codec=codec, spill=spill)
     connection.send(store.recovery)
     clients: dict[str, Client] = {}
 
     def answer(call: Call) -> Any:  # noqa: ANN401  # as the method has it
         name, method, args = call
-        if name and name not in clients:
-            clients[name] = store.client(name)
         try:
+            if method == "client":
+                clients[args[0]] = store.client(args[0])
+                return None
             return getattr(clients[name] if name else store, method)(*args)
         except Exception as error:  # noqa: BLE001  # the other side wants to know
             return error

@@ -57,6 +57,8 @@ class Shape:
     codec: str
     roomy: bool
     """Whether the memory suffices for all that is done to it."""
+    spill: int = 0
+    """Bytes that the spill file may take; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,12 @@ class Pair:
 
     def _open(self) -> None:
         shape = self.shape
-        self.store = self._kind(arena=self._arena, memory=shape.memory, codec=shape.codec)
+        self.store = self._kind(
+            arena=self._arena,
+            memory=shape.memory,
+            codec=shape.codec,
+            spill=(self._arena.with_suffix(".spill"), shape.spill) if shape.spill else None,
+        )
         self.clients: list[Client | MortalClient]
         self.clients = [self.store.client(name) for name in CLIENTS]
         for name, uuid in _may_share():
@@ -196,11 +203,20 @@ class Pair:
             for pool_id, pool in model.pools.items():
                 self.do_all([Op(client, "get_page", (pool_id, key)) for key in pool.pages])
 
-    def check_memory(self) -> None:
-        """The memory stays within its limit."""
+    def check_figures(self) -> None:
+        """The memory stays within its limit, and pages are counted."""
         usage = self.store.usage()
         if not usage["allocated_bytes"] <= usage["limit_bytes"] <= self.shape.memory:
             raise SemanticsError(f"{usage} of {self.shape.memory}")
+        for client, model in zip(self.clients, self.models, strict=True):
+            stats = client.stats()
+            held = {pool["id"]: pool for pool in stats["pools"]}
+            if set(held) != set(model.pools):
+                raise SemanticsError(f"pools {sorted(model.pools)} in {stats}")
+            for pool_id, pool in model.pools.items():
+                pages = held[pool_id]["stored_pages"]
+                if pages > len(pool.pages) or (pages < len(pool.pages) and not pool.may_vanish):
+                    raise SemanticsError(f"{len(pool.pages)} pages in pool {pool_id} of {stats}")
 
 
 def _calls(ops: Sequence[Op]) -> list[Call]:

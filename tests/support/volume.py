@@ -56,8 +56,9 @@ _WEIGHTS: Final = {
     "destroy_pool": 1,
     "freeze": 0.3,
     "thaw": 3,
+    "set_compress": 0.3,
     "maintain": 4,
-    "check_memory": 4,
+    "check_figures": 4,
     "no_page": 1,
     "check_pages": 0.05,
     "reopen": 0.05,
@@ -79,7 +80,12 @@ def shape(seed: int, episode: int) -> Shape:
     draw = random.Random(f"shape {seed} {episode}")
     roomy = draw.random() < 0.25
     memory = 128 if roomy else draw.choice([1, 1, 2, 4])
-    return Shape(memory * _MIB, draw.choice(["lzo", "lzo", "lz4", "zstd:1", "none"]), roomy)
+    return Shape(
+        memory * _MIB,
+        draw.choice(["lzo", "lzo", "lz4", "zstd:1", "none"]),
+        roomy,
+        draw.choice([0, 0, 2, 4, 64]) * _MIB,
+    )
 
 
 def steps(seed: int, episode: int, count: int) -> list[Step]:
@@ -139,7 +145,8 @@ _DO: Final[dict[str, Callable[[Pair, Step], None]]] = {
     "freeze": lambda pair, step: pair.freeze(step.client, frozen=True),
     "thaw": lambda pair, step: pair.freeze(step.client, frozen=False),
     "maintain": lambda pair, _: pair.store.maintain(),
-    "check_memory": lambda pair, _: pair.check_memory(),
+    "set_compress": lambda p, step: p.clients[step.client].set_compress(step.number >> 40 & 1 == 0),
+    "check_figures": lambda pair, _: pair.check_figures(),
     "no_page": lambda p, step: p.do(step.client, "put_page", step.pool, step.key, b"no page"),
     "check_pages": lambda pair, _: pair.check_pages(),
     "reopen": lambda pair, _: pair.reopen(),
