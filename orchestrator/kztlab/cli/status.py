@@ -63,4 +63,11 @@ def _store(store: dict[str, Any]) -> str:
         f"store: kztmemd {store['version']}, pid {store['pid']}, codec {store['codec']}, "
         f"{arena['pages']} pages in {arena['allocated_bytes'] >> 20} "
         f"of {arena['limit_bytes'] >> 20} MiB{sharing}"
-    )
+    ) + _spill(store.get("spill"))
+
+
+def _spill(spill: dict[str, Any] | None) -> str:
+    if spill is None:
+        return ""
+    taken, limit = (spill[f"{what}_bytes"] >> 20 for what in ("allocated", "limit"))
+    return f", {spill['pages']} of them in {taken} of {limit} MiB of disk"

@@ -107,7 +107,9 @@ def _facts(summary: Summary, interval: float) -> list[tuple[str, str]]:
     versions = dict(summary.versions)
     if summary.store is not None:
         limit = _size(summary.store["arena"]["limit_bytes"])
-        facts.append(("store", f"{limit}, codec {summary.store['codec']}"))
+        spill = summary.store.get("spill")
+        disk = f" and {_size(spill['limit_bytes'])} of disk" if spill else ""
+        facts.append(("store", f"{limit}{disk}, codec {summary.store['codec']}"))
         if summary.deduplicated_bytes:
             saved = f"saved up to {_size(summary.deduplicated_bytes)}"
             facts.append(("deduplication", saved))

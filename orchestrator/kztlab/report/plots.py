@@ -172,27 +172,42 @@ class Plots:
         chart = self._chart(
             "Pages stored",
             "What the guest has in the store: the size of its pages, and the memory they take"
-            " compressed. The distance between the two is what the host saves.",
+            " compressed. The distance between the two is what the host saves. The dashed line is"
+            " what is on the store's disk.",
             "MiB",
             guest,
         )
         chart.line("pages", self._client(guest.client, "stored_pages", MIB // PAGE), INK)
         taken = self._client(guest.client, "stored_bytes", MIB)
         chart.line("compressed", taken, self.color(guest), filled=True)
+        disk = self._client(guest.client, "spilled_bytes", MIB)
+        if disk.peak():
+            chart.line("on the disk", disk, INK, dash="dash")
         self._mark_gaps(chart, self._store)
         return chart
 
     def _ratio(self, guest: GuestResult) -> Chart:
         chart = self._chart(
             "Compression ratio",
-            "Size of the stored pages over the memory they take. Same-filled pages, such as all"
-            " zeroes, take next to none; the dashed line leaves them out. Drawn from 1 MiB on.",
+            "Size of the stored pages over the memory and disk they take. Same-filled pages, such"
+            " as all zeroes, take next to none; the dashed line leaves them out. Drawn from 1 MiB"
+            " on.",
             "ratio",
             guest,
         )
         pages = self._client(guest.client, "stored_pages")
         same = self._client(guest.client, "same_filled_pages")
-        size = self._client(guest.client, "stored_bytes")
+        size = Series(
+            pages.times,
+            [
+                None if memory is None or disk is None else memory + disk
+                for memory, disk in zip(
+                    self._client(guest.client, "stored_bytes").values,
+                    self._client(guest.client, "spilled_bytes").values,
+                    strict=True,
+                )
+            ],
+        )
         chart.line("all pages", _ratio(pages, size), self.color(guest), hover="%{y:.2f}")
         others = Series(
             pages.times, [_minus(*pair) for pair in zip(pages.values, same.values, strict=True)]

@@ -290,11 +290,12 @@ def _stored(
         return None, None, None
     pages = client_series(store, client, "stored_pages", interval)
     size = client_series(store, client, "stored_bytes", interval)
+    disk = client_series(store, client, "spilled_bytes", interval)
     most = max(
         (
-            (held, held * PAGE / taken)
-            for held, taken in zip(pages.values, size.values, strict=True)
-            if held is not None and taken
+            (held, held * PAGE / (taken + spilled))
+            for held, taken, spilled in zip(pages.values, size.values, disk.values, strict=True)
+            if held is not None and taken and spilled is not None
         ),
         default=None,
     )

@@ -83,14 +83,17 @@ def _swap_fits(cluster: Cluster) -> Iterator[Finding]:
     if store.socket is not None or store.overcommit:
         return
     swap = sum(guest.spec.swap for guest in cluster.expanded() if guest.spec.uses_store)
-    room = store.memory * store.ratio
+    # That pages shrink on the disk as well is a reserve.
+    room = store.memory * store.ratio + (store.spill or 0)
     if swap > room:
-        enough = math.ceil(swap / store.ratio / MIB) * MIB
+        enough = math.ceil((swap - (store.spill or 0)) / store.ratio / MIB) * MIB
         message = (
             f"the guests' swap devices hold {_mib(swap)}, the store about {_mib(int(room))}"
-            f" ({format_size(store.memory)} at ratio {store.ratio:g})"
+            f" ({format_size(store.memory)} at ratio {store.ratio:g}"
+            f"{f' and {format_size(store.spill)} of disk' if store.spill else ''})"
         )
-        hint = f"{format_size(enough)} would do, or smaller swap, or store.overcommit: true"
+        spill = "" if store.spill else "store.spill, or "
+        hint = f"{format_size(enough)} would do, or {spill}smaller swap, or store.overcommit: true"
         yield Finding(("store", "memory"), message, hint)
 
 

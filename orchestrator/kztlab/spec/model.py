@@ -48,7 +48,7 @@ class Section(BaseModel):
 class StoreSpec(Section):
     """The page store that all guests of the lab share."""
 
-    planned = frozenset({"spill", "persistent", "ephemeral"})
+    planned = frozenset({"persistent", "ephemeral"})
 
     memory: Annotated[Size, sized(4 * MIB, 16 * TIB, unit=MIB)] = Field(
         default=512 * MIB,
@@ -66,15 +66,22 @@ class StoreSpec(Section):
         "that use the same store. Guests of one domain can find out, by the time a page takes, "
         "whether another one has it.",
     )
+    spill: Annotated[Size, sized(2 * MIB, TIB, unit=MIB)] | None = Field(
+        default=None,
+        description="Disk the store may use for pages that `memory` has no room for, in its state "
+        "directory. At least 2MiB.",
+    )
     socket: AbsolutePath | None = Field(
         default=None,
         description="API socket of a running kztmemd to join, an absolute path. The lab then "
-        "starts no store of its own, and `memory` and `codec` are those of the store it joins.",
+        "starts no store of its own, and `memory`, `spill` and `codec` are those of the store it "
+        "joins.",
     )
     ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
         default=3.0,
         description="Compression ratio to count on. A lab whose swap devices hold more than "
-        "`memory` times `ratio` is refused, because a full store cannot take a guest's pages.",
+        "`memory` times `ratio` and `spill` is refused, because a full store cannot take a guest's "
+        "pages.",
     )
     overcommit: bool = Field(
         default=False, description="Start the lab even if its swap devices exceed that."

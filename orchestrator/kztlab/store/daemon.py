@@ -54,6 +54,7 @@ class Daemon:
         Raises `HostUnable` or `BadInput` with what the daemon says.
         """
         options = [f"--memory={spec.memory}", f"--codec={spec.codec}"]
+        options.append(f"--spill={spec.spill or 'none'}")
         if self.user:
             options.append(f"--user={self.user}")
         output = self._call("--detach", *options)

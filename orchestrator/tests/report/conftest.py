@@ -82,6 +82,7 @@ def client(time: float, name: str, guest: int) -> dict[str, Any]:
         "stored_pages": stored,
         "stored_bytes": stored * 4096 // (3 + guest),
         "same_filled_pages": stored // 10,
+        "spilled_bytes": 0,
         "raw_pages": stored // 50,
         "counters": {
             "puts": puts,

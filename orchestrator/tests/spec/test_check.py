@@ -70,10 +70,23 @@ def test_swap_devices_beyond_the_store(tmp_path: Path) -> None:
         (
             "cluster.yaml:2:17: store.memory: the guests' swap devices hold 3072MiB, the store"
             " about 1536MiB (512MiB at ratio 3)"
-            " (1GiB would do, or smaller swap, or store.overcommit: true)"
+            " (1GiB would do, or store.spill, or smaller swap, or store.overcommit: true)"
         )
     ]
-    for enough in ("memory: 1GiB", "ratio: 6", "overcommit: true", "socket: /run/kztmem/api.sock"):
+    assert problems(tmp_path, f"lab: q\nstore: {{memory: 512MiB, spill: 1GiB}}\n{guests}") == [
+        (
+            "cluster.yaml:2:17: store.memory: the guests' swap devices hold 3072MiB, the store"
+            " about 2560MiB (512MiB at ratio 3 and 1GiB of disk)"
+            " (683MiB would do, or smaller swap, or store.overcommit: true)"
+        )
+    ]
+    for enough in (
+        "memory: 1GiB",
+        "memory: 512MiB, spill: 1536MiB",
+        "ratio: 6",
+        "overcommit: true",
+        "socket: /run/kztmem/api.sock",
+    ):
         assert problems(tmp_path, f"lab: q\nstore: {{{enough}}}\n{guests}") == []
 
 

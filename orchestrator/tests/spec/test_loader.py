@@ -216,8 +216,8 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
             "2:14: guests.a.weight: not built yet (remove the key)",
         ),
         (
-            "lab: q\nguests: {a: {}}\nstore: {spill: 4GiB}",
-            "3:9: store.spill: not built yet (remove the key)",
+            "lab: q\nguests: {a: {}}\nstore: {spill: 1MiB}",
+            "3:16: store.spill: 1MiB is too small (at least 2MiB)",
         ),
         (
             "lab: q\nguests: {a: {}}\nstore: {persistent: zbud}",
