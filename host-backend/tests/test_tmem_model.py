@@ -30,6 +30,7 @@ PAGE = st.one_of(
     st.binary(max_size=8),
 )
 CODEC = st.sampled_from(["lzo", "lz4", "zstd:3", "none"])
+DEDUP = st.sampled_from(["off", "client", "domain:a"])
 SPILL = st.sampled_from([0, 2 * MIB, 16 * MIB])
 
 OP = st.one_of(
@@ -57,9 +58,9 @@ class TmemMachine(RuleBasedStateMachine):
         assert self._pair is not None
         return self._pair
 
-    @initialize(codec=CODEC, roomy=st.booleans(), spill=SPILL)
-    def start(self, codec: str, roomy: bool, spill: int) -> None:
-        shape = Shape(64 * MIB if roomy else MIB, codec, roomy, spill)
+    @initialize(codec=CODEC, roomy=st.booleans(), dedup=DEDUP, spill=SPILL)
+    def start(self, codec: str, roomy: bool, dedup: str, spill: int) -> None:
+        shape = Shape(64 * MIB if roomy else MIB, codec, roomy, dedup, spill)
         self._pair = Pair(Path(self._directory.name) / "arena", shape, self.kind)
         for client in range(len(CLIENTS)):
             for kind in (PERSIST, 0, SHARED):

@@ -93,9 +93,9 @@ class MortalStore:
         theirs.close()
         self.recovery: Recovery = self._connection.recv()
 
-    def client(self, name: str) -> MortalClient:
+    def client(self, name: str, *, dedup: str) -> MortalClient:
         """A client of this store."""
-        self.call(("", "client", (name,)))
+        self.call(("", "client", (name, dedup)))
         return MortalClient(self, name)
 
     def authorize(self, uuid_lo: int, uuid_hi: int, name: str) -> None:
@@ -158,7 +158,7 @@ def _serve(
         name, method, args = call
         try:
             if method == "client":
-                clients[args[0]] = store.client(args[0])
+                clients[args[0]] = store.client(args[0], dedup=args[1])
                 return None
             return getattr(clients[name] if name else store, method)(*args)
         except Exception as error:  # noqa: BLE001  # the other side wants to know

@@ -57,6 +57,7 @@ class Shape:
     codec: str
     roomy: bool
     """Whether the memory suffices for all that is done to it."""
+    dedup: str = "off"
     spill: int = 0
     """Bytes that the spill file may take; 0 for none."""
 
@@ -102,7 +103,7 @@ class Pair:
             spill=(self._arena.with_suffix(".spill"), shape.spill) if shape.spill else None,
         )
         self.clients: list[Client | MortalClient]
-        self.clients = [self.store.client(name) for name in CLIENTS]
+        self.clients = [self.store.client(name, dedup=shape.dedup) for name in CLIENTS]
         for name, uuid in _may_share():
             self.store.authorize(*uuid, name)
 

@@ -84,6 +84,7 @@ def shape(seed: int, episode: int) -> Shape:
         memory * _MIB,
         draw.choice(["lzo", "lzo", "lz4", "zstd:1", "none"]),
         roomy,
+        draw.choice(["off", "off", "client", "domain:a"]),
         draw.choice([0, 0, 2, 4, 64]) * _MIB,
     )
 
