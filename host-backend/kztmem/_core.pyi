@@ -141,6 +141,9 @@ class TmemClient(TypedDict):
     reservation_bytes: int
     compress: bool
     frozen: bool
+    persistent_bytes: int
+    """Bytes of its persistent pages and their index: what cap and reservation are of."""
+    ephemeral_bytes: int
     pools: list[TmemPool]
 
 @type_check_only
@@ -343,7 +346,8 @@ class Store:
         """The client of that name, found again or made, on these terms from now on.
 
         `cap` and `reservation` are bytes of persistent pages and their index; `dedup` is as for
-        `Server.add_client`. Raises `StoreError` for a bad name, and `ValueError`.
+        `Server.add_client`. Raises `StoreError` for a bad name and for reservations that exceed the
+        memory together, and `ValueError`.
         """
 
     def remove_client(self, name: str) -> None:

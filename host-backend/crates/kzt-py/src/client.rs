@@ -5,7 +5,7 @@ use kzt_store::{Context, ObjectId, PAGE_SIZE, Terms, Uuid};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::figures;
+use crate::{errors, figures};
 
 /// A client of the store, as a guest's tmem operations meet it.
 #[pyclass(frozen, module = "kztmem._core")]
@@ -26,10 +26,10 @@ impl Client {
         self.context.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Terms)) {
+    fn change(&self, change: impl FnOnce(&mut Terms)) -> PyResult<()> {
         let mut terms = self.client.terms();
         change(&mut terms);
-        self.client.settle(terms);
+        self.client.settle(terms).map_err(errors::terms)
     }
 }
 
@@ -81,16 +81,16 @@ impl Client {
         self.client.thaw();
     }
 
-    fn set_weight(&self, weight: u32) {
-        self.change(|terms| terms.weight = weight);
+    fn set_weight(&self, weight: u32) -> PyResult<()> {
+        self.change(|terms| terms.weight = weight)
     }
 
-    fn set_cap(&self, cap: Option<u64>) {
-        self.change(|terms| terms.cap = cap);
+    fn set_cap(&self, cap: Option<u64>) -> PyResult<()> {
+        self.change(|terms| terms.cap = cap)
     }
 
-    fn set_compress(&self, compress: bool) {
-        self.change(|terms| terms.compress = compress);
+    fn set_compress(&self, compress: bool) -> PyResult<()> {
+        self.change(|terms| terms.compress = compress)
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -2,7 +2,9 @@
 //! Python's exceptions for the Rust core's errors. All are `StoreError`s.
 
 use kzt_serve::ServeError;
-use kzt_store::{GetError, OpenError, PutError, StoreError as PoolError, UpdateError};
+use kzt_store::{
+    GetError, OpenError, Overcommitted, PutError, StoreError as PoolError, UpdateError,
+};
 use pyo3::exceptions::PyException;
 use pyo3::{PyErr, create_exception};
 
@@ -114,6 +116,10 @@ pub(crate) fn pool(error: PoolError) -> PyErr {
         PoolError::NoDevice => NoClientError::new_err(error.to_string()),
         _ => StoreError::new_err(error.to_string()),
     }
+}
+
+pub(crate) fn terms(error: Overcommitted) -> PyErr {
+    StoreError::new_err(error.to_string())
 }
 
 pub(crate) fn put(error: PutError) -> PyErr {

@@ -102,6 +102,8 @@ pub(crate) fn tmem_client<'py>(py: Python<'py>, stats: &TmemStats) -> PyResult<B
     dict.set_item("reservation_bytes", stats.terms.reservation)?;
     dict.set_item("compress", stats.terms.compress)?;
     dict.set_item("frozen", stats.frozen)?;
+    dict.set_item("persistent_bytes", stats.persistent_bytes)?;
+    dict.set_item("ephemeral_bytes", stats.ephemeral_bytes)?;
     let pools = stats.pools.iter().map(|entry| {
         let dict = pool(py, &entry.stats)?;
         let kind = match entry.kind {

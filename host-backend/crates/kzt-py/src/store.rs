@@ -77,14 +77,9 @@ impl Store {
             compress,
             ..Terms::default()
         };
-        let client = py
-            .detach(|| {
-                let client = store.client(name)?;
-                client.settle(terms);
-                client.set_dedup(&dedup);
-                Ok(client)
-            })
-            .map_err(errors::pool)?;
+        let client = py.detach(|| store.client(name)).map_err(errors::pool)?;
+        client.settle(terms).map_err(errors::terms)?;
+        client.set_dedup(&dedup);
         Ok(Client::new(client))
     }
 

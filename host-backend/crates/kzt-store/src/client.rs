@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A client: its pools, and what the host has settled for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::codec::Codec;
 use crate::dedup::{Dedup, Domain};
-use crate::error::StoreError;
+use crate::error::{Overcommitted, StoreError};
+use crate::limits::{Charge, Ledger};
 use crate::pool::{Pool, PoolStats};
 use crate::shared::SharedPools;
 use crate::space::{Held, Space};
@@ -42,10 +43,7 @@ impl Default for Terms {
 
 /// A client's terms and state, as its pools see them: changed at any time, without a lock.
 pub(crate) struct Account {
-    weight: AtomicU32,
-    /// `u64::MAX`: none.
-    cap: AtomicU64,
-    reservation: AtomicU64,
+    pub(crate) charge: Charge,
     compress: AtomicBool,
     exclusive: AtomicBool,
     frozen: AtomicBool,
@@ -55,38 +53,44 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    pub(crate) fn new(terms: Terms) -> Self {
-        let account = Self {
-            weight: AtomicU32::default(),
-            cap: AtomicU64::default(),
-            reservation: AtomicU64::default(),
-            compress: AtomicBool::default(),
-            exclusive: AtomicBool::default(),
+    /// The account of a client that has the usual terms.
+    pub(crate) fn new(ledger: &Arc<Ledger>) -> Self {
+        let Terms {
+            compress,
+            exclusive,
+            ..
+        } = Terms::default();
+        Self {
+            charge: Charge::new(ledger),
+            compress: AtomicBool::new(compress),
+            exclusive: AtomicBool::new(exclusive),
             frozen: AtomicBool::default(),
             saving: AtomicBool::default(),
             domain: OnceLock::new(),
-        };
-        account.settle(terms);
-        account
+        }
     }
 
     pub(crate) fn terms(&self) -> Terms {
-        let cap = self.cap.load(Relaxed);
         Terms {
-            weight: self.weight.load(Relaxed),
-            cap: (cap != u64::MAX).then_some(cap),
-            reservation: self.reservation.load(Relaxed),
+            weight: self.charge.weight(),
+            cap: self.charge.cap(),
+            reservation: self.charge.reservation(),
             compress: self.compress.load(Relaxed),
             exclusive: self.exclusive.load(Relaxed),
         }
     }
 
-    fn settle(&self, terms: Terms) {
-        self.weight.store(terms.weight, Relaxed);
-        self.cap.store(terms.cap.unwrap_or(u64::MAX), Relaxed);
-        self.reservation.store(terms.reservation, Relaxed);
+    fn settle(&self, terms: Terms) -> Result<(), Overcommitted> {
+        let Terms {
+            weight,
+            cap,
+            reservation,
+            ..
+        } = terms;
+        self.charge.settle(weight, cap, reservation)?;
         self.compress.store(terms.compress, Relaxed);
         self.exclusive.store(terms.exclusive, Relaxed);
+        Ok(())
     }
 
     /// How pages are encoded that come in now.
@@ -153,6 +157,10 @@ pub struct ClientStats {
     pub terms: Terms,
     /// Whether it is frozen.
     pub frozen: bool,
+    /// Bytes of its persistent pages and their index: what its cap and its reservation are of.
+    pub persistent_bytes: u64,
+    /// Bytes of its ephemeral pages and their index.
+    pub ephemeral_bytes: u64,
     /// Its pools, sorted by number. A shared pool appears with each of its members.
     pub pools: Vec<PoolEntry>,
 }
@@ -161,9 +169,9 @@ impl Client {
     pub(crate) fn new(name: &str, space: Arc<Space>, shared: Arc<SharedPools>) -> Self {
         Self {
             name: name.to_owned(),
+            account: Arc::new(Account::new(&space.ledger)),
             space,
             shared,
-            account: Arc::new(Account::new(Terms::default())),
             pools: RwLock::default(),
         }
     }
@@ -186,8 +194,11 @@ impl Client {
     }
 
     /// Settles anew what the client may have. Pages that it has are not touched.
-    pub fn settle(&self, terms: Terms) {
-        self.account.settle(terms);
+    ///
+    /// # Errors
+    /// There is not so much memory to be reserved; nothing has changed.
+    pub fn settle(&self, terms: Terms) -> Result<(), Overcommitted> {
+        self.account.settle(terms)
     }
 
     /// Says with which pages the client's persistent ones may share memory. What is said first,
@@ -255,6 +266,8 @@ impl Client {
             name: self.name.clone(),
             terms: self.terms(),
             frozen: self.account.frozen(),
+            persistent_bytes: self.account.charge.persistent_bytes(),
+            ephemeral_bytes: self.account.charge.ephemeral_bytes(),
             pools: entries.collect(),
         }
     }

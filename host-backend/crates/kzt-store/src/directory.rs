@@ -24,7 +24,7 @@ pub(crate) enum Found {
 }
 
 impl Space {
-    fn load_id(&self, record: u64) -> ObjectId {
+    pub(crate) fn load_id(&self, record: u64) -> ObjectId {
         ObjectId([0, 8, 16].map(|word| self.arena.load(record + object::ID + word)))
     }
 
@@ -180,41 +180,38 @@ impl Space {
         }
     }
 
-    /// Removes an object with its pages, and the nodes that become empty.
+    /// Removes an object with its pages, and the nodes that then part no objects any more.
     pub(crate) fn remove_object(&self, root: u64, id: ObjectId) -> Held {
         let mut freed = Held::default();
         self.remove_below(root, id, self.path(id), 0, &mut freed);
         freed
     }
 
-    /// Removes it from below the entry at `at`; whether that is empty then.
-    fn remove_below(
-        &self,
-        at: u64,
-        id: ObjectId,
-        path: Path,
-        depth: u32,
-        freed: &mut Held,
-    ) -> bool {
+    /// Removes it from below the entry at `at`.
+    fn remove_below(&self, at: u64, id: ObjectId, path: Path, depth: u32, freed: &mut Held) {
         let entry = self.entry(at);
         match entry {
             Entry::Object(record) if self.load_id(record) == id => {
                 self.arena.store(at, 0);
                 *freed += self.release(entry);
-                true
             }
             Entry::Trie(node) if depth < Path::LEVELS => {
                 let child = node + path.step(depth);
-                let empty = self.remove_below(child, id, path, depth + 1, freed)
-                    && (0..trie::ENTRIES).all(|number| self.arena.load(node + number * 8) == 0);
-                if empty {
-                    self.arena.store(at, 0);
-                    self.pam.free(node);
-                    *freed += Held::index(trie::BYTES as u64);
-                }
-                empty
+                self.remove_below(child, id, path, depth + 1, freed);
+                let mut left = (0..trie::ENTRIES)
+                    .map(|number| self.entry(node + number * 8))
+                    .filter(|entry| *entry != Entry::Empty);
+                // A node for one object is none for what it was made for: to part two.
+                let entry = match (left.next(), left.next()) {
+                    (None, _) => Entry::Empty,
+                    (Some(object @ Entry::Object(_)), None) => object,
+                    _ => return,
+                };
+                self.set(at, entry);
+                self.pam.free(node);
+                *freed += Held::index(trie::BYTES as u64);
             }
-            other => other == Entry::Empty,
+            _ => {}
         }
     }
 }

@@ -152,6 +152,14 @@ pub enum SaveError {
     Overrun,
 }
 
+/// There is not so much memory to be reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("reservations may have {most} bytes together; the rest is for what allocators waste")]
+pub struct Overcommitted {
+    /// Most that can be reserved.
+    pub most: u64,
+}
+
 /// Why a put was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PutError {

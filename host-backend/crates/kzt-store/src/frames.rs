@@ -46,7 +46,7 @@ pub(crate) enum Use {
 
 /// One frame's record: 24 bytes for every 4 KiB of arena.
 pub(crate) struct Frame {
-    /// Run: blocks in use, 64 a frame. Buddies: see `zbud`.
+    /// Run: blocks in use, 64 a frame. Buddies: see `zbud`. Node: offset of its entry's slot.
     pub(crate) bitmap: AtomicU64,
     /// Run: neighbours in the size class's list of runs with room. Buddies: in their pool's.
     pub(crate) next: AtomicU32,
@@ -105,6 +105,15 @@ impl Frame {
         }
     }
 
+    /// The slot that holds a node's entry, in a node or an object's record.
+    pub(crate) fn parent(&self) -> u64 {
+        self.bitmap.load(Relaxed)
+    }
+
+    pub(crate) fn set_parent(&self, slot: u64) {
+        self.bitmap.store(slot, Relaxed);
+    }
+
     fn take(&self, usage: Use) {
         self.owner.store(NOBODY, Relaxed);
         self.usage.store(usage as u8, Relaxed);
@@ -159,6 +168,11 @@ impl Frames {
             extents: Mutex::new(extents),
             arrived: Condvar::new(),
         }
+    }
+
+    /// The arena that they are of.
+    pub(crate) fn arena(&self) -> &Arc<Arena> {
+        &self.arena
     }
 
     /// The record of a frame, by number.
@@ -316,6 +330,19 @@ impl Frames {
         let extents = self.extents();
         let all = u64::from(extents.limit) * u64::from(EXTENT_FRAMES);
         all.saturating_sub(extents.in_use + u64::from(EXTENT_FRAMES)) * part < all
+    }
+
+    /// Most that may be in use.
+    pub(crate) fn most(&self) -> u64 {
+        u64::from(self.extents().limit - 1) * u64::from(EXTENT_FRAMES)
+    }
+
+    /// Whether `length` contiguous frames are free and backed.
+    pub(crate) fn has_run(&self, length: u32) -> bool {
+        let extents = self.extents();
+        extents.by_run[length as usize..]
+            .iter()
+            .any(|list| *list != NONE)
     }
 
     /// Frames in use, without the first extent.

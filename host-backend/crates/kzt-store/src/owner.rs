@@ -9,6 +9,7 @@ use crate::layout::pool::{Number, SLOTS};
 use crate::lock;
 use crate::pool::{Pool, State};
 use crate::space::{Held, Space};
+use crate::table::Kind;
 
 /// The pools by number. Its locks are innermost and held for no longer than a copy takes.
 pub(crate) struct Owners(Box<[Mutex<Weak<Pool>>]>);
@@ -25,7 +26,7 @@ impl Owners {
         }
     }
 
-    fn get(&self, number: Number) -> Option<Arc<Pool>> {
+    pub(crate) fn get(&self, number: Number) -> Option<Arc<Pool>> {
         lock(self.0.get(usize::from(number))?).upgrade()
     }
 }
@@ -34,7 +35,7 @@ impl Owners {
 pub(crate) struct Owned<'a> {
     space: &'a Space,
     /// The page's pool, locked; `None` for a record, whose shard is.
-    state: Option<&'a mut State>,
+    pool: Option<(&'a Pool, &'a mut State)>,
     pub(crate) offset: u64,
     /// What the block holds, and the slot of its entry.
     pub(crate) location: Location,
@@ -47,9 +48,23 @@ impl Owned<'_> {
         let old = Entry::Block(self.offset);
         self.space.publish(self.location.slot, old, entry);
         let freed = self.space.free_block(self.offset);
-        if let Some(state) = self.state {
+        if let Some((_, state)) = self.pool {
             state.held += held;
             state.held -= freed;
+        }
+    }
+
+    /// Whether the page may vanish.
+    pub(crate) fn is_ephemeral(&self) -> bool {
+        self.pool
+            .as_ref()
+            .is_some_and(|(pool, _)| pool.kind() != Kind::Persistent)
+    }
+
+    /// Removes the page.
+    pub(crate) fn evict(self) {
+        if let Some((pool, state)) = self.pool {
+            state.evict(pool, self.location.slot);
         }
     }
 }
@@ -65,7 +80,7 @@ impl Space {
             return self.with_record(slot, offset, |location| {
                 f(Owned {
                     space: self,
-                    state: None,
+                    pool: None,
                     offset,
                     location,
                 })
@@ -96,7 +111,7 @@ impl Space {
         let location = Location::decode(self.arena.load(offset))?;
         let page = Owned {
             space: self,
-            state: Some(&mut state),
+            pool: Some((&pool, &mut state)),
             offset,
             location,
         };

@@ -6,8 +6,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::frames::{Frames, Use};
+use crate::layout::place;
 use crate::layout::pool::Number as PoolNumber;
-use crate::layout::{FRAME, place};
+use crate::put::Lack;
+use crate::table::Kind;
 use crate::zbud::Zbud;
 use crate::zsmalloc::Zsmalloc;
 
@@ -138,13 +140,39 @@ impl Pams {
         self.zsmalloc.allocate(0, bytes)
     }
 
-    /// A block for a page of a pool.
-    pub(crate) fn allocate_page(&self, pool: PoolNumber, bytes: usize) -> Option<Block> {
-        match self.persistent {
-            // Only size classes hold a page that does not shrink, with its header.
-            Allocator::Zbud if bytes as u64 <= FRAME => self.zbud.allocate(pool, bytes),
-            Allocator::Zbud | Allocator::Zsmalloc => self.zsmalloc.allocate(pool, bytes),
+    /// A block for a page of a pool of that kind; `anywhere`: with whatever allocator has one.
+    pub(crate) fn allocate_page(
+        &self,
+        kind: Kind,
+        pool: PoolNumber,
+        bytes: usize,
+        anywhere: bool,
+    ) -> Result<Block, Lack> {
+        let buddy = || {
+            let block = self.zbud.allocate(pool, bytes);
+            block.ok_or(Lack::Frames(Zbud::run_of(bytes)))
+        };
+        if kind != Kind::Persistent || self.persistent == Allocator::Zbud {
+            return buddy();
         }
+        match self.zsmalloc.allocate(pool, bytes) {
+            Some(block) => Ok(block),
+            // It gets by with the shortest runs.
+            None if anywhere => buddy(),
+            None => Err(Lack::Frames(self.zsmalloc.run_of(bytes))),
+        }
+    }
+
+    /// Makes a page's block one that is evicted last.
+    pub(crate) fn touch(&self, offset: u64) {
+        if self.frames.at(offset).usage() == Use::Buddies {
+            self.zbud.touch(offset);
+        }
+    }
+
+    /// The allocator of ephemeral pages.
+    pub(crate) fn zbud(&self) -> &Zbud {
+        &self.zbud
     }
 
     pub(crate) fn free(&self, offset: u64) {

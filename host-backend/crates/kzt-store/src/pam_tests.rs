@@ -12,6 +12,7 @@ use crate::frames::Frames;
 use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT, FRAME, HEADER};
 use crate::pam::{Allocator, Block, Need, Pams};
+use crate::table::Kind;
 use crate::{PAGE_SIZE, codec};
 
 const MIB: u64 = 1 << 20;
@@ -32,13 +33,14 @@ pub(crate) fn frames(memory: u64) -> Arc<Frames> {
 #[derive(Debug, Clone, Copy)]
 struct Live {
     block: Block,
+    kind: Kind,
     pool: PoolNumber,
     bytes: usize,
 }
 
 #[derive(Debug, Clone)]
 enum Op {
-    Allocate(PoolNumber, usize),
+    Allocate(Kind, PoolNumber, usize, bool),
     Free(prop::sample::Index),
 }
 
@@ -47,8 +49,11 @@ fn op() -> impl Strategy<Value = Op> {
         8 => HEADER + 1..=HEADER + codec::RAW_ABOVE,
         1 => Just(HEADER + PAGE_SIZE),
     ];
+    let kind = prop::sample::select(&[Kind::Persistent, Kind::Ephemeral]);
     prop_oneof![
-        3 => (0..3_u16, bytes).prop_map(|(pool, bytes)| Op::Allocate(pool, bytes)),
+        3 => (kind, 0..3_u16, bytes, prop::bool::weighted(0.2)).prop_map(
+            |(kind, pool, bytes, anywhere)| Op::Allocate(kind, pool, bytes, anywhere),
+        ),
         2 => any::<prop::sample::Index>().prop_map(Op::Free),
     ]
 }
@@ -92,9 +97,11 @@ proptest! {
         let mut model = Model::default();
         for op in ops {
             match op {
-                Op::Allocate(pool, bytes) => {
-                    if let Some(block) = pams.allocate_page(pool, bytes) {
-                        model.add(Live { block, pool, bytes });
+                Op::Allocate(kind, pool, bytes, anywhere) => {
+                    // Lists are a pool's, and a pool is of one kind.
+                    let pool = pool + 3 * u16::from(kind == Kind::Ephemeral);
+                    if let Ok(block) = pams.allocate_page(kind, pool, bytes, anywhere) {
+                        model.add(Live { block, kind, pool, bytes });
                     }
                 }
                 Op::Free(index) if !model.0.is_empty() => {
@@ -107,6 +114,15 @@ proptest! {
             }
         }
 
+        // Nothing that may vanish is recovered.
+        model.0.retain(|&offset, live| {
+            let lasts = live.kind == Kind::Persistent;
+            if !lasts {
+                pams.free(offset);
+            }
+            lasts
+        });
+        prop_assert_eq!(pams.zbud().holders().filter(|(pool, _)| *pool >= 3).count(), 0);
         let used = frames.in_use();
         let recovered = frames_of();
         let again = Pams::new(&recovered, allocator);
@@ -137,7 +153,7 @@ proptest! {
         let mut model = Model::default();
         for (grain, place, bytes) in claims {
             let block = Block { offset: grain * 16, place };
-            let live = Live { block, pool: 0, bytes };
+            let live = Live { block, kind: Kind::Persistent, pool: 0, bytes };
             if claim(&pams, &live, block.offset) {
                 model.add(live);
                 prop_assert!(block.offset >= EXTENT);
@@ -153,8 +169,15 @@ fn buddies_share_frames_with_their_pool_alone() {
     let half = FRAME as usize / 2;
     let mut model = Model::default();
     let mut frame_of = |pool, bytes| {
-        let block = pams.allocate_page(pool, bytes).unwrap();
-        model.add(Live { block, pool, bytes });
+        let block = pams
+            .allocate_page(Kind::Persistent, pool, bytes, false)
+            .unwrap();
+        model.add(Live {
+            block,
+            kind: Kind::Persistent,
+            pool,
+            bytes,
+        });
         block.offset / FRAME
     };
     let first = frame_of(1, half);
@@ -179,12 +202,19 @@ fn the_tail_of_raw_pages_is_used_and_moves_away() {
     const LARGE: usize = 3500;
     let frames = frames(2 * MIB);
     let pams = Pams::new(&frames, Allocator::Zsmalloc);
-    let allocate = |bytes| pams.allocate_page(0, bytes).unwrap();
+    let allocate = |bytes| {
+        let block = pams.allocate_page(Kind::Persistent, 0, bytes, false);
+        block.unwrap()
+    };
     let mut model = Model::default();
     let mut add = |bytes| {
         let block = allocate(bytes);
-        let pool = 0;
-        model.add(Live { block, pool, bytes });
+        model.add(Live {
+            block,
+            kind: Kind::Persistent,
+            pool: 0,
+            bytes,
+        });
         block.offset
     };
     let raw: Vec<u64> = (0..30).map(|_| add(HEADER + PAGE_SIZE)).collect();

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! A pool: put, get, flush.
+//! A pool: get and flush; `put.rs` has how a page gets into it.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crate::client::Account;
-use crate::codec::{self, Codec, Context, Encoding};
-use crate::dedup::{Domain, Payload};
+use crate::codec::{self, Context, Encoding};
+use crate::dedup::Domain;
 use crate::directory::Found;
 use crate::entry::Entry;
-use crate::error::{GetError, PutError, SaveError, StoreError, UpdateError};
+use crate::error::{GetError, SaveError, StoreError};
 use crate::layout::{self, HEADER, Location, object};
-use crate::pam::Block;
 use crate::radix::Place;
 use crate::save::{Left, Log};
 use crate::space::{Held, Space};
 use crate::spill::Reading;
 use crate::table::{Description, Kind, Uuid};
-use crate::{ObjectId, PAGE_SIZE, Page, lock};
+use crate::{ObjectId, Page, lock};
 
 /// A pool's figures. Counters count pages, since the store was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,8 +42,16 @@ pub struct PoolStats {
     pub flushes: u64,
     /// Pages flushed.
     pub flush_found: u64,
-    /// Puts refused for lack of memory.
+    /// Puts refused. The next two are among them; the others met the memory limit.
     pub failed_puts: u64,
+    /// Puts refused for their client's cap.
+    pub over_cap: u64,
+    /// Puts refused for what other clients have reserved.
+    pub over_reservation: u64,
+    /// Refused puts that flushed the page they were to replace.
+    pub put_to_flush: u64,
+    /// Pages evicted.
+    pub evicted: u64,
     /// Gets that found their page damaged.
     pub crc_errors: u64,
     /// Gets whose page could not be read from the disk.
@@ -59,9 +67,9 @@ pub struct PoolStats {
 /// A pool. It stays usable when the [`Store`](crate::Store) is gone, and answers `NoDevice` when
 /// it was destroyed.
 pub struct Pool {
-    space: Arc<Space>,
-    account: Arc<Account>,
-    kind: Kind,
+    pub(crate) space: Arc<Space>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) kind: Kind,
     uuid: Uuid,
     /// Offset of the pool's slot in the pool table.
     slot: u64,
@@ -73,13 +81,15 @@ pub struct Pool {
 
 /// What the pool's lock guards, besides its part of the index.
 pub(crate) struct State {
-    alive: bool,
+    pub(crate) alive: bool,
     /// What a pool that has ended still holds.
     left: Option<Entry>,
     pub(crate) held: Held,
+    /// Bytes of it that the pool's account knows of.
+    pub(crate) charged: u64,
     /// The object used last and its record: swap devices have but one.
     recent: Option<(ObjectId, u64)>,
-    counters: Counters,
+    pub(crate) counters: Counters,
     /// What has left since a save began.
     log: Option<Log>,
 }
@@ -90,37 +100,69 @@ impl State {
             log.add(object, first, last);
         }
     }
+
+    /// Evicts what hangs on a slot of the pool's, maybe with the object that was used last.
+    pub(crate) fn evict(&mut self, pool: &Pool, slot: u64) {
+        let (object, first, last) = pool.space.pages_below(slot);
+        let freed = pool.space.vacate(pool.root(), slot);
+        self.held -= freed;
+        self.counters.evicted += freed.pages;
+        self.recent = None;
+        self.note_left(object, first, last, freed);
+    }
 }
 
 #[derive(Default)]
-struct Counters {
-    puts: u64,
+pub(crate) struct Counters {
+    pub(crate) puts: u64,
     gets: u64,
     get_hits: u64,
     flushes: u64,
     flush_found: u64,
-    failed_puts: u64,
+    pub(crate) failed_puts: u64,
+    pub(crate) over_cap: u64,
+    pub(crate) over_reservation: u64,
+    pub(crate) put_to_flush: u64,
+    pub(crate) evicted: u64,
 }
 
-/// A page ready to be published.
-enum Stored {
-    Inline(u32),
-    Block {
-        block: Block,
-        encoding: Encoding,
-        len: usize,
-        hash: u32,
-    },
-    /// A use of a record.
-    Shared {
-        record: u64,
-        encoding: Encoding,
-        len: usize,
-    },
+/// A pool's state, its lock held. When the lock is given back, the pool's account is told what
+/// the pool holds.
+pub(crate) struct Locked<'a> {
+    pool: &'a Pool,
+    state: MutexGuard<'a, State>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let (before, now) = (self.state.charged, self.state.held.bytes());
+        if now != before {
+            self.state.charged = now;
+            let charge = &self.pool.account.charge;
+            match self.pool.kind {
+                Kind::Persistent => charge.correct_persistent(before, now),
+                Kind::Ephemeral | Kind::Shared => charge.correct_ephemeral(before, now),
+            }
+        }
+    }
 }
 
 /// A page as found in the index, its payload in the context or still on the disk.
-enum Fetched<'a> {
+pub(crate) enum Fetched<'a> {
     Absent,
     Pattern(u32),
     Payload {
@@ -183,6 +225,7 @@ impl Pool {
             alive: true,
             left: None,
             held,
+            charged: 0,
             recent: None,
             counters: Counters::default(),
             log: None,
@@ -198,7 +241,10 @@ impl Pool {
             io_errors: AtomicU64::new(0),
             spill_reads: AtomicU64::new(0),
         });
-        space.owners.note(layout::pool::number(slot), &pool);
+        space.owners.note(pool.number(), &pool);
+        space.pam.zbud().add_pool(pool.number());
+        // What recovery has found is charged.
+        drop(pool.lock());
         pool
     }
 
@@ -210,79 +256,6 @@ impl Pool {
     /// The UUID it was made with.
     pub fn uuid(&self) -> Uuid {
         self.uuid
-    }
-
-    /// Stores a page. Once it returns `Ok`, the page is in the arena: it survives the process.
-    ///
-    /// While a put of an existing key is under way at the memory limit, its old page may leave
-    /// before the new one is there. Where there is a spill file a put may wait for its disk.
-    ///
-    /// # Errors
-    /// `NoMemory` for a new key, `NoSpace` for an existing one, whose old page is flushed then.
-    pub fn put(
-        &self,
-        cx: &mut Context,
-        object: ObjectId,
-        index: u32,
-        page: &Page,
-    ) -> Result<(), PutError> {
-        self.put_by(None, cx, object, index, page).map(|_| ())
-    }
-
-    /// The same for a client, by its own terms, which may be others than the pool's. Whether the
-    /// page was taken: a frozen client puts no new key.
-    pub(crate) fn put_by(
-        &self,
-        client: Option<&Account>,
-        cx: &mut Context,
-        object: ObjectId,
-        index: u32,
-        page: &Page,
-    ) -> Result<bool, PutError> {
-        let codec = client.unwrap_or(&self.account).codec(self.space.codec);
-        // Whether nothing can be had any more but what the old page leaves. A page that may vanish
-        // pushes out none that may not.
-        let mut last = self.space.spill.is_none() || self.kind != Kind::Persistent;
-        loop {
-            let mut stored = self.store(cx, codec, page);
-            let mut state = self.lock();
-            let frozen = client.is_some_and(Account::frozen);
-            if !state.alive || frozen && !self.exists(&mut state, object, index) {
-                if let Some(stored) = stored {
-                    self.discard(&stored);
-                }
-                state.counters.puts += 1;
-                return if state.alive {
-                    Ok(false)
-                } else {
-                    Err(PutError::NoDevice)
-                };
-            }
-            if client.is_some_and(Account::saving) {
-                if let Some(stored) = stored {
-                    self.discard(&stored);
-                }
-                self.clear(&mut state, object, index, index);
-                state.counters.puts += 1;
-                return Err(Self::refuse(&mut state, PutError::NoSpace));
-            }
-            let mut refusal = PutError::NoMemory;
-            if last && stored.is_none() && self.exists(&mut state, object, index) {
-                refusal = PutError::NoSpace;
-                self.clear(&mut state, object, index, index);
-                stored = self.store(cx, codec, page);
-            }
-            let published =
-                stored.and_then(|stored| self.publish(&mut state, object, index, &stored));
-            if published.is_some() || last {
-                state.counters.puts += 1;
-                return published
-                    .map(|()| true)
-                    .ok_or_else(|| Self::refuse(&mut state, refusal));
-            }
-            drop(state);
-            last = !self.space.spill();
-        }
     }
 
     /// Fetches a page; whether it was there. It stays, unless the pool is an ephemeral one that is
@@ -404,45 +377,6 @@ impl Pool {
         }
     }
 
-    /// Changes a page atomically: no other call sees or makes a change in between. An absent
-    /// page begins as zeros. `f` runs under the pool's lock and must not use the pool; it may run
-    /// more than once.
-    ///
-    /// # Errors
-    /// See [`UpdateError`]; the page is then as it was before.
-    pub fn update(
-        &self,
-        cx: &mut Context,
-        object: ObjectId,
-        index: u32,
-        mut f: impl FnMut(&mut Page),
-    ) -> Result<(), UpdateError> {
-        let mut page = [0; PAGE_SIZE];
-        let mut state = self.lock();
-        state.counters.puts += 1;
-        loop {
-            let found;
-            (state, found) = self.read_held(state, cx, object, index, &mut page);
-            if !found? {
-                page.fill(0);
-            }
-            f(&mut page);
-            let codec = self.account.codec(self.space.codec);
-            let published = self
-                .store(cx, codec, &page)
-                .and_then(|stored| self.publish(&mut state, object, index, &stored));
-            if published.is_some() {
-                return Ok(());
-            }
-            drop(state);
-            let more = self.space.spill();
-            state = self.lock();
-            if !more {
-                return Err(Self::refuse(&mut state, UpdateError::NoMemory));
-            }
-        }
-    }
-
     /// Removes a page; whether it was there. It never comes back.
     pub fn flush(&self, object: ObjectId, index: u32) -> bool {
         self.flush_range(object, index, 1) > 0
@@ -554,6 +488,10 @@ impl Pool {
             flushes: counters.flushes,
             flush_found: counters.flush_found,
             failed_puts: counters.failed_puts,
+            over_cap: counters.over_cap,
+            over_reservation: counters.over_reservation,
+            put_to_flush: counters.put_to_flush,
+            evicted: counters.evicted,
             crc_errors: self.crc_errors.load(Relaxed),
             io_errors: self.io_errors.load(Relaxed),
             spilled: held.spilled,
@@ -593,23 +531,26 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked {
+            pool: self,
+            state: lock(&self.state),
+        }
     }
 
     /// The pool's lock, unless the pool is gone.
-    pub(crate) fn lock_alive(&self) -> Option<MutexGuard<'_, State>> {
+    pub(crate) fn lock_alive(&self) -> Option<Locked<'_>> {
         Some(self.lock()).filter(|state| state.alive)
     }
 
     /// The pool's lock, if nobody has it and the pool is not gone.
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+    pub(crate) fn try_lock(&self) -> Option<Locked<'_>> {
         let state = match self.state.try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        state.alive.then_some(state)
+        state.alive.then_some(Locked { pool: self, state })
     }
 
     /// Notes from now on what leaves, or no longer.
@@ -631,16 +572,16 @@ impl Pool {
         drop(self.lock());
     }
 
-    fn root(&self) -> u64 {
+    /// Its slot's number.
+    pub(crate) fn number(&self) -> layout::pool::Number {
+        layout::pool::number(self.slot)
+    }
+
+    pub(crate) fn root(&self) -> u64 {
         self.slot + layout::pool::ROOT
     }
 
-    fn refuse<E>(state: &mut State, error: E) -> E {
-        state.counters.failed_puts += 1;
-        error
-    }
-
-    fn find(&self, state: &mut State, object: ObjectId) -> Found {
+    pub(crate) fn find(&self, state: &mut State, object: ObjectId) -> Found {
         if let Some((_, record)) = state.recent.filter(|&(id, _)| id == object) {
             return Found::Record(record);
         }
@@ -653,14 +594,14 @@ impl Pool {
 
     /// Reads a page that is to be changed: whether there is one, and the lock, which is given back
     /// while the disk is read. Until it is given back again the page is the one that was read.
-    fn read_held<'a>(
+    pub(crate) fn read_held<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
+        mut state: Locked<'a>,
         cx: &mut Context,
         object: ObjectId,
         index: u32,
         out: &mut Page,
-    ) -> (MutexGuard<'a, State>, Result<bool, GetError>) {
+    ) -> (Locked<'a>, Result<bool, GetError>) {
         loop {
             if !state.alive {
                 return (state, Err(GetError::NoDevice));
@@ -693,133 +634,8 @@ impl Pool {
         }
     }
 
-    /// Whether there is a page, be it a damaged one.
-    fn exists(&self, state: &mut State, object: ObjectId, index: u32) -> bool {
-        let place = match self.find(state, object) {
-            Found::Record(record) => self.space.find_page(record + object::ROOT, index),
-            Found::Absent => Place::Absent,
-            Found::Poison => Place::Poison,
-        };
-        match place {
-            Place::Slot(at) => self.space.arena.load(at) != 0,
-            Place::Absent => false,
-            Place::Poison => true,
-        }
-    }
-
-    /// Writes a page into the arena, not yet published; `None` if there is no room.
-    fn store(&self, cx: &mut Context, codec: Codec, page: &Page) -> Option<Stored> {
-        let pattern = codec::same_filled(page);
-        if let Some(word) = pattern.and_then(codec::half) {
-            return Some(Stored::Inline(word));
-        }
-        let word;
-        let (encoding, payload) = match pattern {
-            Some(pattern) => {
-                word = pattern.to_ne_bytes();
-                (Encoding::Pattern, word.as_slice())
-            }
-            None => cx.encode(codec, page),
-        };
-        let domain = self.domain();
-        let payload = Payload::new(encoding, payload, domain);
-        let len = payload.bytes.len();
-        if let Some(record) = domain.and_then(|domain| self.space.share(domain, payload)) {
-            return Some(Stored::Shared {
-                record,
-                encoding,
-                len,
-            });
-        }
-        let number = layout::pool::number(self.slot);
-        let block = self.space.pam.allocate_page(number, HEADER + len)?;
-        self.space.write_block(block, payload);
-        Some(Stored::Block {
-            block,
-            encoding,
-            len,
-            hash: payload.hash(),
-        })
-    }
-
-    /// Frees what `store` wrote.
-    fn discard(&self, stored: &Stored) {
-        match stored {
-            Stored::Inline(_) => {}
-            Stored::Block { block, .. } => self.space.pam.free(block.offset),
-            Stored::Shared { record, .. } => {
-                self.space.unshare(*record);
-            }
-        }
-    }
-
-    /// Makes a stored page the one at its key; `None`, and it is freed, if the index has no
-    /// room, which only a key can meet whose page is not there, or was lost to damage.
-    fn publish(
-        &self,
-        state: &mut State,
-        object: ObjectId,
-        index: u32,
-        stored: &Stored,
-    ) -> Option<()> {
-        let Some(at) = self.slot(state, object, index) else {
-            self.discard(stored);
-            return None;
-        };
-        let (entry, added) = match *stored {
-            Stored::Inline(word) => (Entry::Pattern(word), Held::INLINE),
-            Stored::Shared {
-                record,
-                encoding,
-                len,
-            } => (Entry::Shared(record), Held::payload(encoding, len)),
-            Stored::Block {
-                block,
-                encoding,
-                len,
-                ..
-            } => {
-                let location = Location {
-                    encoding,
-                    len,
-                    place: block.place,
-                    slot: at,
-                };
-                self.space.arena.store(block.offset, location.encode());
-                (Entry::Block(block.offset), Held::block(location))
-            }
-        };
-        let old = self.space.entry(at);
-        self.space.publish(at, old, entry);
-        state.held += added;
-        state.held -= self.space.release(old);
-        if let &Stored::Block { hash, .. } = stored {
-            self.space.add_hint(hash, at);
-        }
-        Some(())
-    }
-
-    /// The slot of a page, made if need be.
-    fn slot(&self, state: &mut State, object: ObjectId, index: u32) -> Option<u64> {
-        let record = match self.find(state, object) {
-            Found::Record(record) => record,
-            Found::Absent | Found::Poison => {
-                self.space
-                    .add_object(self.root(), object, &mut state.held)?
-            }
-        };
-        let root = record + object::ROOT;
-        let number = layout::pool::number(self.slot);
-        let at = self.space.make_page(number, root, index, &mut state.held);
-        // A new object that got no page goes again; not one whose pages were lost.
-        if at.is_none() && self.space.arena.load(root) == 0 {
-            state.held -= self.space.remove_object(self.root(), object);
-        }
-        at
-    }
-
     /// Removes pages from the index, and the object with its last one.
-    fn clear(&self, state: &mut State, object: ObjectId, first: u32, last: u32) -> Held {
+    pub(crate) fn clear(&self, state: &mut State, object: ObjectId, first: u32, last: u32) -> Held {
         let Found::Record(record) = self.find(state, object) else {
             return Held::default();
         };
@@ -834,7 +650,7 @@ impl Pool {
     }
 
     /// Looks a page up and copies its payload into the context.
-    fn fetch(
+    pub(crate) fn fetch(
         &self,
         state: &mut State,
         cx: &mut Context,
@@ -858,6 +674,9 @@ impl Pool {
                 let location = Location::decode(self.space.arena.load(offset))
                     .filter(|location| location.slot == at)
                     .ok_or(GetError::Corrupt)?;
+                if self.kind == Kind::Shared {
+                    self.space.pam.touch(offset);
+                }
                 Ok(self.copy_out(cx, offset, location))
             }
             Entry::Shared(record) => self
@@ -891,7 +710,7 @@ impl Pool {
     }
 
     /// Turns what was fetched into a page; whether there was one.
-    fn expand(
+    pub(crate) fn expand(
         &self,
         cx: &mut Context,
         fetched: &Result<Fetched<'_>, GetError>,

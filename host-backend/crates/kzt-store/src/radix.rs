@@ -7,7 +7,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::ObjectId;
 use crate::entry::{Entry, MAX_LEVEL};
+use crate::frames::Use;
 use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{self, FRAME, Location};
 use crate::space::{Held, Space};
@@ -221,6 +223,64 @@ impl Space {
         true
     }
 
+    /// Removes the page in a slot of a node, the nodes that become empty, and the object with its
+    /// last page from the pool whose directory is `directory`.
+    pub(crate) fn vacate(&self, directory: u64, slot: u64) -> Held {
+        let entry = self.entry(slot);
+        self.arena.store(slot, 0);
+        let mut freed = self.release(entry);
+        let mut at = slot;
+        while self.frames.at(at).usage() == Use::Node {
+            let node = self.frames.at(at);
+            let left = node.used.load(Relaxed) - 1;
+            node.used.store(left, Relaxed);
+            if left > 0 {
+                return freed;
+            }
+            let frame = at - at % FRAME;
+            at = node.parent();
+            self.arena.store(at, 0);
+            self.frames.free_node(frame);
+            freed += Held::index(FRAME);
+        }
+        // What holds a node's entry and is no node is an object's record.
+        let id = self.load_id(at - layout::object::ROOT);
+        freed += self.remove_object(directory, id);
+        freed
+    }
+
+    /// The object that a node's slot is of, and the first and the last page below the slot.
+    pub(crate) fn pages_below(&self, slot: u64) -> (ObjectId, u32, u32) {
+        let mut at = slot;
+        let (mut first, mut pages) = (0, None);
+        while self.frames.at(at).usage() == Use::Node {
+            let parent = self.frames.at(at).parent();
+            if let Entry::Node { level, .. } = self.entry(parent) {
+                first += at % FRAME / 8 * span(level);
+                pages.get_or_insert(span(level));
+            }
+            at = parent;
+        }
+        let last = first + (pages.unwrap_or(span(MAX_LEVEL + 1)) - 1);
+        let id = self.load_id(at - layout::object::ROOT);
+        (id, first as u32, last.min(u32::MAX.into()) as u32)
+    }
+
+    /// What a page's entry stands for.
+    pub(crate) fn held_by(&self, page: Entry) -> Held {
+        match page {
+            Entry::Pattern(_) => Held::INLINE,
+            Entry::Block(offset) => {
+                Location::decode(self.arena.load(offset)).map_or_else(Held::default, Held::block)
+            }
+            Entry::Shared(record) => self
+                .with_shared(record, |_, location| Held::block(location))
+                .unwrap_or_default(),
+            Entry::Spilled(at) => Held::spilled(at),
+            _ => Held::default(),
+        }
+    }
+
     /// Frees all that hangs on an entry which is in no slot any more.
     pub(crate) fn release(&self, entry: Entry) -> Held {
         match entry {
@@ -313,6 +373,70 @@ impl Space {
                     return (entry != Entry::Empty, until);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Codec;
+    use crate::directory::Found;
+    use crate::layout::{HEADER, pool};
+    use crate::pam::Allocator;
+    use crate::pam_tests;
+    use crate::table::Kind;
+
+    /// Some share nodes, others make the tree higher.
+    const INDICES: [u32; 7] = [0, 1, 511, 512, 1 << 18, 1 << 27, u32::MAX];
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// Trees that grow and shrink between, pages known by nothing but their slots.
+        #[test]
+        fn vacated_pages_take_along_what_becomes_empty(
+            pages in prop::collection::vec((0..4_u64, prop::sample::select(&INDICES)), 1..60),
+            order in any::<u64>(),
+        ) {
+            let space = Space::new(pam_tests::frames(2 << 20), Allocator::Zsmalloc, Codec::Lzo, None);
+            let directory = pool::slot(0) + pool::ROOT;
+            let mut held = Held::default();
+            let mut slots = std::collections::BTreeSet::new();
+            let object = |number| ObjectId([number, 0, 0]);
+            for (number, index) in pages {
+                let record = match space.find_object(directory, object(number)) {
+                    Found::Record(record) => record,
+                    _ => space.add_object(directory, object(number), &mut held).unwrap(),
+                };
+                let root = record + layout::object::ROOT;
+                let at = space.make_page(0, root, index, &mut held).unwrap();
+                if !slots.insert(at) {
+                    continue;
+                }
+                prop_assert_eq!(space.pages_below(at), (object(number), index, index));
+                let block = space.pam.allocate_page(Kind::Persistent, 0, HEADER + 100, false).unwrap();
+                let location = Location {
+                    encoding: crate::codec::Encoding::Lzo,
+                    len: 100,
+                    place: block.place,
+                    slot: at,
+                };
+                space.arena.store(block.offset, location.encode());
+                space.publish(at, Entry::Empty, Entry::Block(block.offset));
+                held += Held::block(location);
+            }
+            let mut slots: Vec<u64> = slots.into_iter().collect();
+            slots.sort_by_key(|slot| (slot ^ order).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            for (left, slot) in (0..slots.len() as u64).rev().zip(slots) {
+                held -= space.vacate(directory, slot);
+                prop_assert_eq!(held.pages, left);
+            }
+            prop_assert_eq!(held, Held::default());
+            prop_assert_eq!(space.entry(directory), Entry::Empty);
+            prop_assert_eq!(space.frames.in_use(), 0);
         }
     }
 }

@@ -189,7 +189,9 @@ impl<'a> Recoverer<'a> {
                         self.radix(child, Some(level - 1))
                     });
                 }
-                self.space.frames.at(frame).used.store(used, Relaxed);
+                let record = self.space.frames.at(frame);
+                record.set_parent(at);
+                record.used.store(used, Relaxed);
                 self.keep(at, used > 0, FRAME)
             }
             _ => self.poison(at),

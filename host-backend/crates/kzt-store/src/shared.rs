@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use crate::client::{Account, Terms};
+use crate::client::Account;
 use crate::error::StoreError;
 use crate::lock;
 use crate::pool::Pool;
@@ -71,7 +71,7 @@ impl SharedPools {
             return Err(StoreError::TooManyPools);
         }
         // It is no client's: what its members were promised or denied is not for it.
-        let account = Arc::new(Account::new(Terms::default()));
+        let account = Arc::new(Account::new(&space.ledger));
         let pool = Pool::create(space, &account, description)?;
         state.pools.push(SharedPool {
             uuid,

@@ -9,9 +9,11 @@ use crate::codec::{Codec, Encoding};
 use crate::dedup::Sharing;
 use crate::entry::{Entry, Spilled};
 use crate::frames::Frames;
-use crate::layout::{self, HEADER, Location};
+use crate::layout::{self, FRAME, HEADER, Location};
+use crate::limits::Ledger;
 use crate::owner::Owners;
-use crate::pam::Pams;
+use crate::pam::{Allocator, Pams};
+use crate::reclaim::Evicted;
 use crate::spill::Spill;
 use crate::table::Table;
 use crate::{ObjectId, PAGE_SIZE};
@@ -24,6 +26,8 @@ pub(crate) struct Space {
     pub(crate) table: Table,
     pub(crate) owners: Owners,
     pub(crate) spill: Option<Spill>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) evicted: Evicted,
     /// How pages are compressed from now on.
     pub(crate) codec: Codec,
     pub(crate) sharing: Sharing,
@@ -32,6 +36,29 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    /// The space of an arena that has its header, nothing of which is in use yet.
+    pub(crate) fn new(
+        frames: Arc<Frames>,
+        persistent: Allocator,
+        codec: Codec,
+        spill: Option<Spill>,
+    ) -> Self {
+        let arena = Arc::clone(frames.arena());
+        Self {
+            pam: Pams::new(&frames, persistent),
+            table: Table::new(Arc::clone(&arena)),
+            owners: Owners::new(),
+            ledger: Arc::new(Ledger::of(frames.most() * FRAME)),
+            spill,
+            evicted: Evicted::default(),
+            codec,
+            sharing: Sharing::new(frames.most() * FRAME),
+            key: [0, 8, 16].map(|word| arena.load(layout::header::KEY + word)),
+            frames,
+            arena,
+        }
+    }
+
     /// What the slot at `at` holds.
     pub(crate) fn entry(&self, at: u64) -> Entry {
         Entry::decode(self.arena.load(at), at)
@@ -40,6 +67,9 @@ impl Space {
     /// Publishes an entry in the slot at `at`.
     #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn set(&self, at: u64, entry: Entry) {
+        if let Entry::Node { frame, .. } = entry {
+            self.frames.at(frame).set_parent(at);
+        }
         self.arena.store(at, entry.encode(at));
     }
 
@@ -171,6 +201,11 @@ impl Held {
             index: bytes,
             ..Self::default()
         }
+    }
+
+    /// All of it in bytes.
+    pub(crate) fn bytes(self) -> u64 {
+        self.stored() + self.index
     }
 
     /// Bytes of blocks, headers included.

@@ -10,20 +10,19 @@ use std::time::{Duration, Instant};
 use crate::arena::ArenaFile;
 use crate::client::Client;
 use crate::codec::Codec;
-use crate::dedup::Sharing;
 use crate::error::{OpenError, StoreError};
 use crate::frames::{Frames, Upkeep};
 use crate::header::{boot_id, format, inspect};
 use crate::layout::{self, EXTENT, FRAME, HEADER, header, pool, record};
 use crate::lock;
-use crate::owner::Owners;
-use crate::pam::{Allocator, Need, Pams};
+use crate::pam::{Allocator, Need};
 use crate::pool::Pool;
+use crate::reclaim::Evictions;
 use crate::recover::{Present, Recoverer};
 use crate::shared::SharedPools;
 use crate::space::{Space, fingerprint};
 use crate::spill::{ArenaId, Spill, SpillConfig, SpillUsage};
-use crate::table::{Kind, Slot, Table, Uuid};
+use crate::table::{Kind, Slot, Uuid};
 
 /// What to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,25 +175,14 @@ impl Store {
 
         let frames = Arc::new(Frames::new(Arc::clone(&arena), memory));
         let key = [0, 8, 16].map(|word| arena.load(header::KEY + word));
-        let pam = Pams::new(&frames, config.persistent);
         let id = ArenaId {
             boot,
             key: fingerprint(key),
         };
         let spill = config.spill.as_ref().map(|spill| Spill::open(spill, id));
-        let space = Arc::new(Space {
-            frames,
-            pam,
-            table: Table::new(Arc::clone(&arena)),
-            owners: Owners::new(),
-            sharing: Sharing::new(memory),
-            spill: spill.transpose()?,
-            codec: *codec,
-            key,
-            arena,
-        });
+        let spill = spill.transpose()?;
         let store = Self {
-            space,
+            space: Arc::new(Space::new(frames, config.persistent, *codec, spill)),
             shared: Arc::default(),
             memory,
             clients: Mutex::default(),
@@ -412,6 +400,12 @@ impl Store {
             deduplicated: saved.payload + saved.blocks * HEADER as u64,
             spill: spill.transpose()?,
         })
+    }
+
+    /// What has been evicted since the store was opened.
+    #[must_use]
+    pub fn evictions(&self) -> Evictions {
+        self.space.evicted.figures()
     }
 
     /// Background upkeep: keeps touched memory in stock, so that puts rarely pay for a cold

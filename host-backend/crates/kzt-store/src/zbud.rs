@@ -4,7 +4,8 @@
 //! That wastes more than size classes do, and buys what ephemeral pages need: a frame comes free by
 //! evicting two pages at most. Each pool has frames of its own, so that eviction hits no other
 //! client's pages, and keeps them by age: a list of those with two blocks, and one for each number of
-//! free chunks of those with one.
+//! free chunks of those with one. A page that does not shrink is longer than a frame with its header:
+//! it begins in a frame that is its own, and has its end where others have their first block.
 //!
 //! A pool's lists have a lock of their own, which guards the records of its frames too.
 
@@ -19,14 +20,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::frames::{Frames, NONE, Use};
 use crate::layout::pool::{Number as PoolNumber, SLOTS};
-use crate::layout::{FRAME, place};
-use crate::lock;
+use crate::layout::{FRAME, HEADER, place};
 use crate::pam::{Block, Pam};
+use crate::{PAGE_SIZE, lock};
 
 /// Blocks are multiples of this.
 const CHUNK: u64 = 64;
 /// Chunks of a frame.
 const CHUNKS: u32 = (FRAME / CHUNK) as u32;
+/// Chunks of a block that is longer than a frame.
+const LONG: u32 = CHUNKS + 1;
 /// The list of the frames with two blocks; the others' are numbered by their free chunks.
 const BUDDIED: usize = 0;
 
@@ -34,6 +37,7 @@ const BUDDIED: usize = 0;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Buddies {
     /// Chunks of the block at the frame's start, and of the one at its end. 0: there is none.
+    /// [`LONG`]: it begins in the frame before, whose own record says the same.
     chunks: [u32; 2],
     pool: PoolNumber,
     /// When the frame joined the list it is in.
@@ -62,7 +66,8 @@ impl Buddies {
     }
 
     fn free(self) -> u32 {
-        CHUNKS - self.chunks[0] - self.chunks[1]
+        let frames = 1 + u32::from(self.chunks[0] == LONG);
+        frames * CHUNKS - self.chunks[0] - self.chunks[1]
     }
 
     fn is_empty(self) -> bool {
@@ -78,17 +83,33 @@ impl Buddies {
         }
     }
 
-    /// Where in the frame the block of that end begins.
-    fn start(self, end: usize) -> u64 {
-        match end {
-            0 => 0,
-            _ => FRAME - u64::from(self.chunks[1]) * CHUNK,
+    fn age(self) -> Age {
+        Age {
+            buddied: self.list() == BUDDIED,
+            stamp: self.stamp,
+        }
+    }
+
+    /// Where the block of that end begins if the frame is number `frame`.
+    fn offset(self, frame: u32, end: usize) -> u64 {
+        let start = u64::from(frame) * FRAME;
+        match (end, self.chunks) {
+            (0, [LONG, _]) => start - FRAME,
+            (0, _) => start,
+            (_, [_, last]) => start + FRAME - u64::from(last) * CHUNK,
         }
     }
 }
 
 // A pool's number has ten bits there.
 const _: () = assert!(SLOTS <= 1 << (Buddies::STAMP_SHIFT - Buddies::POOL_SHIFT));
+
+/// In which order frames are evicted: the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Age {
+    buddied: bool,
+    stamp: u64,
+}
 
 /// A pool's frames by age.
 struct Lists {
@@ -149,6 +170,18 @@ impl Zbud {
             .store(buddies.encode(), Relaxed);
     }
 
+    /// The frame whose record is that of the blocks in a frame: the next one for the first frame of
+    /// a long block.
+    fn main(&self, frame: u32) -> u32 {
+        let first = self.frames.frame(frame).position.load(Relaxed) == 0;
+        if first && self.load(frame).chunks[0] == LONG {
+            // Only who holds no lock can see what makes no sense.
+            (frame + 1).min(self.frames.count() - 1)
+        } else {
+            frame
+        }
+    }
+
     /// Puts a frame at the young end of its list.
     fn link(&self, lists: &mut Lists, frame: u32, mut buddies: Buddies) {
         buddies.stamp = self.clock.fetch_add(1, Relaxed);
@@ -181,6 +214,81 @@ impl Zbud {
         buddies
     }
 
+    /// Makes a new pool's lists, so that no page takes heap.
+    pub(crate) fn add_pool(&self, number: PoolNumber) {
+        self.pool(number);
+    }
+
+    /// Frames in a row that a block of `bytes` may need.
+    pub(crate) fn run_of(bytes: usize) -> u32 {
+        (bytes as u64).div_ceil(FRAME) as u32
+    }
+
+    /// Numbers of the pools that have frames, and how many.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = (PoolNumber, u32)> {
+        (0..).zip(&self.pools).filter_map(|(number, pool)| {
+            let frames = pool.get()?.frames.load(Relaxed);
+            (frames > 0).then_some((number, frames))
+        })
+    }
+
+    /// How soon a pool has to lose a frame, next to others of its client.
+    pub(crate) fn age(&self, pool: PoolNumber) -> Option<Age> {
+        let lists = lock(&self.pool(pool).lists);
+        self.first(&lists, false).map(|(_, buddies)| buddies.age())
+    }
+
+    /// The frame that a pool has to lose first. It is the last one of its like from now on: if its
+    /// pages are in use, it is the next one's turn. It may be the only one of its like: `other`
+    /// has those with two blocks go first.
+    pub(crate) fn take_first(&self, pool: PoolNumber, other: bool) -> Option<u32> {
+        let mut lists = lock(&self.pool(pool).lists);
+        let (frame, _) = self.first(&lists, other)?;
+        let buddies = self.unlink(&mut lists, frame);
+        self.link(&mut lists, frame, buddies);
+        Some(frame)
+    }
+
+    /// Makes the frame of a block in use the youngest.
+    pub(crate) fn touch(&self, offset: u64) {
+        let frame = self.main((offset / FRAME) as u32);
+        let mut lists = lock(&self.pool(self.load(frame).pool).lists);
+        let buddies = self.unlink(&mut lists, frame);
+        self.link(&mut lists, frame, buddies);
+    }
+
+    /// The pool whose blocks are in a frame, if it is one of buddies.
+    pub(crate) fn owner(&self, frame: u32) -> Option<PoolNumber> {
+        let ours = self.frames.frame(frame).usage() == Use::Buddies;
+        ours.then(|| self.load(frame).pool)
+    }
+
+    /// Offsets of the blocks in a frame, if it is one of buddies.
+    pub(crate) fn blocks_in(&self, frame: u32) -> impl Iterator<Item = u64> {
+        let frame = self.main(frame);
+        let ours = self.frames.frame(frame).usage() == Use::Buddies;
+        let buddies = if ours {
+            self.load(frame)
+        } else {
+            Buddies::default()
+        };
+        (0..2)
+            .filter(move |&end| buddies.chunks[end] > 0)
+            .map(move |end| buddies.offset(frame, end))
+    }
+
+    /// The frame to go first: one with one block rather than with two, unless `other` says the
+    /// contrary, then the oldest.
+    fn first(&self, lists: &Lists, other: bool) -> Option<(u32, Buddies)> {
+        let oldest = lists.oldest.iter().filter(|frame| **frame != NONE);
+        oldest
+            .map(|&frame| (frame, self.load(frame)))
+            .min_by_key(|(_, buddies)| {
+                let age = buddies.age();
+                (age.buddied != other, age)
+            })
+    }
+
     /// The youngest frame with one block and the least room that suffices.
     fn buddy(&self, lists: &Lists, chunks: u32) -> Option<u32> {
         let oldest = (chunks..CHUNKS).find_map(|free| lists.oldest(free as usize))?;
@@ -188,13 +296,15 @@ impl Zbud {
     }
 }
 
-/// Chunks of a block; `None` if it does not fit into a frame.
+/// Chunks of a block; `None` if none is of that size.
 fn chunks(bytes: usize) -> Option<u32> {
     let chunks = (bytes as u64).div_ceil(CHUNK);
-    (1..=u64::from(CHUNKS))
+    (1..=u64::from(LONG))
         .contains(&chunks)
         .then_some(chunks as u32)
 }
+
+const _: () = assert!(HEADER + PAGE_SIZE <= LONG as usize * CHUNK as usize);
 
 impl Pam for Zbud {
     fn allocate(&self, pool: PoolNumber, bytes: usize) -> Option<Block> {
@@ -204,31 +314,43 @@ impl Pam for Zbud {
         let (frame, mut buddies) = if let Some(frame) = self.buddy(&lists, chunks) {
             (frame, self.unlink(&mut lists, frame))
         } else {
-            let frame = self.frames.allocate(1, Use::Buddies)?;
-            owned.frames.fetch_add(1, Relaxed);
-            let buddies = Buddies {
+            let length = Self::run_of(bytes);
+            let first = self.frames.allocate(length, Use::Buddies)?;
+            owned.frames.fetch_add(length, Relaxed);
+            let mut buddies = Buddies {
                 pool,
                 ..Buddies::default()
             };
-            (frame, buddies)
+            if chunks == LONG {
+                buddies.chunks[0] = LONG;
+                self.store(first, buddies);
+                buddies.chunks[0] = 0;
+            }
+            (first + length - 1, buddies)
         };
         let end = usize::from(buddies.chunks[0] != 0);
         buddies.chunks[end] = chunks;
         self.link(&mut lists, frame, buddies);
         Some(Block {
-            offset: u64::from(frame) * FRAME + buddies.start(end),
+            offset: buddies.offset(frame, end),
             place: place::ZBUD + end as u32,
         })
     }
 
     fn free(&self, offset: u64) {
-        let frame = (offset / FRAME) as u32;
+        let frame = self.main((offset / FRAME) as u32);
         // A frame's pool does not change while one of its blocks is in use.
         let owned = self.pool(self.load(frame).pool);
         let mut lists = lock(&owned.lists);
         let mut buddies = self.unlink(&mut lists, frame);
-        let end = usize::from(offset % FRAME != 0);
+        let first = buddies.chunks[0] > 0 && offset == buddies.offset(frame, 0);
+        let end = usize::from(!first);
         debug_assert!(buddies.chunks[end] > 0, "a block is freed once");
+        if buddies.chunks[end] == LONG {
+            self.frames.frame(frame).position.store(0, Relaxed);
+            owned.frames.fetch_sub(1, Relaxed);
+            self.frames.free(frame - 1, 1);
+        }
         buddies.chunks[end] = 0;
         if buddies.is_empty() {
             owned.frames.fetch_sub(1, Relaxed);
@@ -239,16 +361,15 @@ impl Pam for Zbud {
     }
 
     fn run(&self, frame: u32) -> Option<u32> {
-        (self.frames.frame(frame).usage() == Use::Buddies).then_some(1)
+        let record = self.frames.frame(frame);
+        if record.usage() != Use::Buddies || record.position.load(Relaxed) > 0 {
+            return None;
+        }
+        Some(1 + u32::from(self.main(frame) != frame))
     }
 
     fn blocks(&self, run: u32, f: &mut dyn FnMut(u64) -> bool) {
-        let buddies = self.load(run);
-        // Without the lock the word may be any other use's.
-        let used = |end: &usize| (1..=CHUNKS).contains(&buddies.chunks[*end]);
-        let offsets = [0, 1].into_iter().filter(used);
-        let mut offsets = offsets.map(|end| u64::from(run) * FRAME + buddies.start(end));
-        offsets.all(f);
+        self.blocks_in(run).all(f);
     }
 
     fn claim(
@@ -258,9 +379,11 @@ impl Pam for Zbud {
         bytes: usize,
         present: &dyn Fn(u32) -> bool,
     ) -> bool {
-        let (Some(chunks), Ok(frame)) = (chunks(bytes), u32::try_from(block.offset / FRAME)) else {
+        let (Some(chunks), Ok(first)) = (chunks(bytes), u32::try_from(block.offset / FRAME)) else {
             return false;
         };
+        let long = u32::from(chunks == LONG);
+        let frame = first.saturating_add(long);
         let end = match block.place.checked_sub(place::ZBUD) {
             Some(end @ (0 | 1)) if frame < self.frames.count() => end as usize,
             _ => return false,
@@ -274,21 +397,32 @@ impl Pam for Zbud {
                 ..Buddies::default()
             }
         };
-        let fits = buddies.pool == pool && buddies.chunks[end] == 0 && chunks <= buddies.free();
+        let free = self.main(frame) == frame && buddies.chunks[end] == 0;
+        let fits = buddies.pool == pool && chunks <= buddies.free() + long * CHUNKS;
         buddies.chunks[end] = chunks;
-        if !fits || buddies.start(end) != block.offset % FRAME {
+        if !free || !fits || buddies.offset(frame, end) != block.offset {
             return false;
         }
-        if !known && !self.frames.claim(frame, 1, Use::Buddies, present) {
+        let new = long + u32::from(!known);
+        if new > 0 && !self.frames.claim(first, new, Use::Buddies, present) {
             return false;
+        }
+        if chunks == LONG {
+            self.frames.frame(frame).position.store(1, Relaxed);
+            self.store(
+                first,
+                Buddies {
+                    chunks: [LONG, 0],
+                    ..buddies
+                },
+            );
         }
         let owned = self.pool(pool);
         let mut lists = lock(&owned.lists);
         if known {
             self.unlink(&mut lists, frame);
-        } else {
-            owned.frames.fetch_add(1, Relaxed);
         }
+        owned.frames.fetch_add(new, Relaxed);
         self.link(&mut lists, frame, buddies);
         true
     }

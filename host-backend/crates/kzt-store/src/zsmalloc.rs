@@ -207,6 +207,11 @@ impl Zsmalloc {
         (begins && frame % EXTENT_FRAMES + class.frames <= EXTENT_FRAMES).then_some(class)
     }
 
+    /// Frames of the runs that hold blocks of `bytes`.
+    pub(crate) fn run_of(&self, bytes: usize) -> u32 {
+        self.class_of(bytes).map_or(1, |(_, class)| class.frames)
+    }
+
     /// Sets or clears a block's bit; whether that changed it.
     fn mark(&self, run: u32, place: u32, used: bool) -> bool {
         let bitmap = &self.frames.frame(run + place / 64).bitmap;

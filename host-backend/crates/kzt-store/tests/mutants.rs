@@ -134,12 +134,27 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         bug: "persistent pages have no way out",
-        file: "src/pool.rs",
-        changes: &[("last = !self.space.spill();", "last = true;")],
+        file: "src/put.rs",
+        changes: &[("spills && self.space.spill()", "spills && false")],
         test: (
             "spill",
             "pages_that_memory_has_no_room_for_come_back_from_the_disk",
         ),
+    },
+    Mutant {
+        bug: "who holds least for his weight is evicted from",
+        file: "src/limits.rs",
+        changes: &[(
+            "share(self, other).cmp(&share(other, self))",
+            "share(other, self).cmp(&share(self, other))",
+        )],
+        test: ("limits", "who_has_most_for_his_weight_gives_way"),
+    },
+    Mutant {
+        bug: "caps are documented and not enforced",
+        file: "src/limits.rs",
+        changes: &[("<= persistent.cap;", "<= u64::MAX;")],
+        test: ("limits", "no_client_has_more_than_its_cap"),
     },
     Mutant {
         bug: "a refused put leaves the old page",

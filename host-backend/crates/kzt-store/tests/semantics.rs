@@ -250,12 +250,12 @@ fn get_page_of_a_damaged_page_is_an_error_until_it_is_replaced() {
     assert_eq!(lab.put(0, 0, 1), 1);
     lab.arena.damage_the_only_block();
     for exclusive in [false, true] {
-        lab.client.settle(terms(exclusive));
+        lab.client.settle(terms(exclusive)).unwrap();
         for _ in 0..2 {
             assert_eq!(lab.get(0, 0), Err(-EIO));
         }
     }
-    lab.client.settle(terms(false));
+    lab.client.settle(terms(false)).unwrap();
     assert_eq!(lab.put(0, 0, 2), 1);
     assert_eq!(lab.get(0, 0), Ok(page(2)));
 }
@@ -398,10 +398,11 @@ fn rule_3_a_persistent_get_leaves_the_page_unless_the_host_wants_it_out() {
     for _ in 0..3 {
         assert_eq!(lab.get(0, 0), Ok(page(1)));
     }
-    lab.client.settle(Terms {
+    let exclusive = Terms {
         exclusive: true,
         ..Terms::default()
-    });
+    };
+    lab.client.settle(exclusive).unwrap();
     assert_eq!(lab.get(0, 0), Ok(page(1)));
     assert_eq!(lab.get(0, 0), Err(-EEMPTY));
 }
@@ -410,10 +411,11 @@ fn rule_3_a_persistent_get_leaves_the_page_unless_the_host_wants_it_out() {
 #[test]
 fn rule_3_an_exclusive_get_is_for_one() {
     let mut lab = Lab::with_pools();
-    lab.client.settle(Terms {
+    let exclusive = Terms {
         exclusive: true,
         ..Terms::default()
-    });
+    };
+    lab.client.settle(exclusive).unwrap();
     for round in 0..300 {
         for pool in [0, 1] {
             assert_eq!(lab.put(pool, 0, 1 + 4 * round), 1);
@@ -675,10 +677,11 @@ fn the_ends_of_the_number_space_are_places_like_all_others() {
 fn a_clients_pages_are_compressed_unless_the_host_says_otherwise() {
     let mut lab = Lab::with_pools();
     assert_eq!(lab.put(0, 0, 1), 1);
-    lab.client.settle(Terms {
+    let plain = Terms {
         compress: false,
         ..Terms::default()
-    });
+    };
+    lab.client.settle(plain).unwrap();
     assert_eq!(lab.put(0, 1, 1), 1);
     assert_eq!(lab.put(0, 2, 4), 1);
     let stats = lab.client.stats().pools[0].stats;
@@ -824,13 +827,17 @@ fn the_host_lists_its_clients() {
     for index in 0..5 {
         assert_eq!(lab.put(2, index, 1), 1);
     }
-    lab.store.client("b").unwrap().settle(Terms {
-        weight: 7,
-        cap: Some(3 * MIB),
-        reservation: MIB,
-        compress: false,
-        exclusive: true,
-    });
+    lab.store
+        .client("b")
+        .unwrap()
+        .settle(Terms {
+            weight: 7,
+            cap: Some(3 * MIB),
+            reservation: MIB,
+            compress: false,
+            exclusive: true,
+        })
+        .unwrap();
     lab.store.client("b").unwrap().freeze();
     let list = lab.store.list();
     let names: Vec<_> = list.iter().map(|client| client.name.as_str()).collect();
