@@ -10,6 +10,7 @@ impl Space {
     /// Empties a few runs; how many. Takes no lock for longer than a block's move, and leaves alone
     /// what is in use at the moment.
     pub(crate) fn compact(&self, need: Need) -> u32 {
+        let _watch = self.frames.watch();
         self.pam.compact(need, &|from, to| {
             self.with_owner(from, |page| {
                 let target = to()?;

@@ -14,7 +14,9 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError,
+};
 
 use crate::arena::Arena;
 use crate::entry::Entry;
@@ -129,6 +131,8 @@ pub(crate) struct Frames {
     extents: Mutex<Extents>,
     /// Signalled when an extent has arrived: see [`Extents::moving`].
     arrived: Condvar,
+    /// Outermost, and never waited for by who punches: see [`watch`](Frames::watch).
+    watched: RwLock<()>,
 }
 
 /// What a call of upkeep did.
@@ -167,6 +171,7 @@ impl Frames {
             records,
             extents: Mutex::new(extents),
             arrived: Condvar::new(),
+            watched: RwLock::new(()),
         }
     }
 
@@ -244,6 +249,25 @@ impl Frames {
         backed.then_some(extents)
     }
 
+    /// Gives an extent back to the host, unless somebody has asked that none be.
+    fn punch(&self, extent: u32) -> bool {
+        let unwatched = match self.watched.try_write() {
+            Ok(unwatched) => unwatched,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let punched = self.arena.punch(u64::from(extent) * EXTENT).is_ok();
+        drop(unwatched);
+        punched
+    }
+
+    /// While this is held, no memory goes back to the host. To be held by who reads blocks that are
+    /// somebody else's and may come free meanwhile: what is in use now can be read until then. To
+    /// read a hole would allocate it, beyond the limit, or end the process on a full tmpfs.
+    pub(crate) fn watch(&self) -> RwLockReadGuard<'_, ()> {
+        self.watched.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Puts an extent where it belongs that has been backed or punched, or could not be.
     fn arrive(&self, extent: u32, backed: bool) -> MutexGuard<'_, Extents> {
         let mut extents = self.extents();
@@ -301,7 +325,7 @@ impl Frames {
                     break;
                 };
                 drop(extents);
-                let punched = self.arena.punch(u64::from(ready) * EXTENT).is_ok();
+                let punched = self.punch(ready);
                 extents = self.arrive(ready, !punched);
                 if !punched {
                     break;
@@ -636,6 +660,27 @@ mod tests {
         assert_eq!(holes.len(), 2, "the header's extent counts");
         extents.arrive(holes[0], false);
         assert!(extents.take_hole().is_some());
+    }
+
+    /// Else who moves or evicts others' blocks could read a hole, and thereby allocate it.
+    #[test]
+    fn no_memory_goes_back_while_blocks_are_watched() {
+        let path = format!("/dev/shm/kzt-store-frames-{}", std::process::id());
+        let file = crate::arena::ArenaFile::open(std::path::Path::new(&path)).unwrap();
+        let memory = 2 * u64::from(HIGH) * EXTENT;
+        let arena = Arc::new(file.map(memory).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        let frames = Frames::new(arena, memory);
+        let runs: Vec<_> = (0..=HIGH)
+            .map(|_| frames.allocate(EXTENT_FRAMES, Use::Run).unwrap())
+            .collect();
+        for run in runs {
+            frames.free(run, EXTENT_FRAMES);
+        }
+        let watch = frames.watch();
+        assert_eq!(frames.maintain(), Upkeep::default());
+        drop(watch);
+        assert_eq!(frames.maintain().returned, HIGH + 1 - TARGET);
     }
 
     /// Else a put at the limit would be refused for an extent that is being given back.

@@ -73,7 +73,8 @@ impl Space {
     /// Calls `f` with what is in the block at `offset`, under its owner's lock; `None` if there is
     /// nothing (yet, or any more), or the owner is busy.
     ///
-    /// Nothing that is read before the lock is held is believed: the block may be anybody's.
+    /// Nothing that is read before the lock is held is believed: the block may be anybody's. But the
+    /// caller has it from its allocator, under [`watch`](crate::frames::Frames::watch).
     pub(crate) fn with_owner<R>(&self, offset: u64, f: impl FnOnce(Owned<'_>) -> R) -> Option<R> {
         let slot = Location::decode(self.arena.load(offset))?.slot;
         if self.frames.get(slot)?.owner().is_none() {

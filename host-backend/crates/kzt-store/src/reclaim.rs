@@ -169,6 +169,7 @@ impl Space {
 
     /// Evicts the ephemeral pages of a frame; whether any page left.
     fn evict_frame(&self, frame: u32) -> bool {
+        let _watch = self.frames.watch();
         let (mut there, mut left) = (0, 0);
         for block in self.pam.zbud().blocks_in(frame) {
             there += 1;

@@ -77,6 +77,7 @@ impl Space {
     /// Adds the pages of the run that begins with a frame, if one does and it is cold. `false`: the
     /// batch had no room for all of them; the next one goes on here.
     fn gather_run(&self, run: u32, batch: &mut Batch<'_>) -> bool {
+        let _watch = self.frames.watch();
         let Some(frames) = self.pam.run(run) else {
             return true;
         };
