@@ -643,6 +643,8 @@ impl Pool {
         if self.space.arena.load(record + object::ROOT) == 0 {
             state.recent = None;
             freed += self.space.remove_object(self.root(), object);
+        } else {
+            freed += self.space.lower(record + object::ROOT);
         }
         state.note_left(object, first, last, freed);
         state.held -= freed;

@@ -358,8 +358,12 @@ impl Pool {
             .space
             .make_page(self.number(), root, index, &mut state.held);
         // A new object that got no page goes again; not one whose pages were lost.
-        if at.is_none() && self.space.arena.load(root) == 0 {
-            state.held -= self.space.remove_object(self.root(), object);
+        if at.is_none() {
+            state.held -= if self.space.arena.load(root) == 0 {
+                self.space.remove_object(self.root(), object)
+            } else {
+                self.space.lower(root)
+            };
         }
         at
     }

@@ -249,6 +249,23 @@ impl Space {
         freed
     }
 
+    /// Takes root nodes away that lead to a lower one alone: a tree is as high as its pages need, or
+    /// a put that was refused after it had grown the tree would leave its client charged for that.
+    pub(crate) fn lower(&self, root: u64) -> Held {
+        let mut freed = Held::default();
+        while let Entry::Node { frame, level: 2.. } = self.entry(root) {
+            let first = self.entry(frame);
+            let alone = self.frames.at(frame).used.load(Relaxed) == 1;
+            if !alone || !matches!(first, Entry::Node { .. }) {
+                break;
+            }
+            self.set(root, first);
+            self.frames.free_node(frame);
+            freed += Held::index(FRAME);
+        }
+        freed
+    }
+
     /// The object that a node's slot is of, and the first and the last page below the slot.
     pub(crate) fn pages_below(&self, slot: u64) -> (ObjectId, u32, u32) {
         let mut at = slot;

@@ -298,6 +298,11 @@ fn no_client_has_more_than_its_cap() {
         .put_page(&mut swap.cx, swap.pool, object, 0, &filled(0));
     assert_eq!(put, ENOMEM);
     assert_eq!(swap.client.stats().persistent_bytes, charged);
+    // Nor does a tree stay higher that was grown for nothing.
+    for index in [1 << 10, 1 << 18, u32::MAX] {
+        assert_eq!(swap.put(index, &filled(0)), ENOMEM);
+        assert_eq!(swap.client.stats().persistent_bytes, charged, "{index}");
+    }
 
     // What takes no more than what it replaces is admitted, even if the cap has been lowered.
     settle(&swap, |terms| terms.cap = Some(MIB)).unwrap();
