@@ -116,6 +116,11 @@ class TmemMachine(RuleBasedStateMachine):
     def freeze(self, client: int, frozen: bool) -> None:
         self.pair.freeze(client, frozen=frozen)
 
+    @rule(client=CLIENT, cap=st.one_of(st.none(), st.integers(0, 2 * MIB)))
+    def set_cap(self, client: int, cap: int | None) -> None:
+        if not self.pair.shape.roomy:
+            self.pair.set_cap(client, cap)
+
     @rule(client=CLIENT, compress=st.booleans())
     def set_compress(self, client: int, compress: bool) -> None:
         self.pair.clients[client].set_compress(compress)

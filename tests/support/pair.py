@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.mortal import Call, MortalClient
     from tests.support.tmem import Key, Uuid
 
-    from kztmem._core import Client
+    from kztmem._core import Client, TmemClient
 
 CLIENTS: Final = ("a", "b", "c")
 UUIDS: Final[tuple[Uuid, ...]] = ((1, 2), (2**64 - 1, 0))
@@ -104,6 +104,8 @@ class Pair:
         )
         self.clients: list[Client | MortalClient]
         self.clients = [self.store.client(name, dedup=shape.dedup) for name in CLIENTS]
+        self._allowances: dict[int, tuple[int, int]] = {}
+        """Of capped clients: the cap, and what they may hold, which is more if they did before."""
         for name, uuid in _may_share():
             self.store.authorize(*uuid, name)
 
@@ -138,6 +140,13 @@ class Pair:
         else:
             self.clients[client].thaw()
         self.models[client].frozen = frozen
+
+    def set_cap(self, client: int, cap: int | None) -> None:
+        """The host limits a client; pages that it has stay."""
+        self.clients[client].set_cap(cap)
+        self._allowances.pop(client, None)
+        if cap is not None:
+            self._allowances[client] = cap, max(cap, _charged(self.clients[client].stats()))
 
     def reopen(self) -> None:
         """As after a kill: nothing of the process is left, all of the arena is."""
@@ -205,11 +214,11 @@ class Pair:
                 self.do_all([Op(client, "get_page", (pool_id, key)) for key in pool.pages])
 
     def check_figures(self) -> None:
-        """The memory stays within its limit, and pages are counted."""
+        """The memory stays within its limit and clients within their caps; pages are counted."""
         usage = self.store.usage()
         if not usage["allocated_bytes"] <= usage["limit_bytes"] <= self.shape.memory:
             raise SemanticsError(f"{usage} of {self.shape.memory}")
-        for client, model in zip(self.clients, self.models, strict=True):
+        for number, (client, model) in enumerate(zip(self.clients, self.models, strict=True)):
             stats = client.stats()
             held = {pool["id"]: pool for pool in stats["pools"]}
             if set(held) != set(model.pools):
@@ -218,6 +227,17 @@ class Pair:
                 pages = held[pool_id]["stored_pages"]
                 if pages > len(pool.pages) or (pages < len(pool.pages) and not pool.may_vanish):
                     raise SemanticsError(f"{len(pool.pages)} pages in pool {pool_id} of {stats}")
+            cap, allowance = self._allowances.get(number, (None, None))
+            if cap is not None and allowance is not None:
+                charged = _charged(stats)
+                if charged > allowance:
+                    raise SemanticsError(f"{charged} bytes of {allowance}, capped at {cap}")
+                self._allowances[number] = cap, max(cap, charged)
+
+
+def _charged(stats: TmemClient) -> int:
+    pools = [pool for pool in stats["pools"] if pool["kind"] == "persistent"]
+    return sum(pool["stored_bytes"] + pool["index_bytes"] for pool in pools)
 
 
 def _calls(ops: Sequence[Op]) -> list[Call]:

@@ -56,6 +56,7 @@ _WEIGHTS: Final = {
     "destroy_pool": 1,
     "freeze": 0.3,
     "thaw": 3,
+    "set_cap": 0.3,
     "set_compress": 0.3,
     "maintain": 4,
     "check_figures": 4,
@@ -134,6 +135,12 @@ def _new_pool(pair: Pair, step: Step) -> None:
     pair.do(step.client, "new_pool", _KINDS[(step.number >> 44) % len(_KINDS)], uuid)
 
 
+def _set_cap(pair: Pair, step: Step) -> None:
+    if not pair.shape.roomy:
+        cap = pair.shape.memory * (step.number >> 40 & 7) // 8
+        pair.set_cap(step.client, cap or None)
+
+
 _DO: Final[dict[str, Callable[[Pair, Step], None]]] = {
     "put": _put,
     "get": lambda pair, step: pair.do(step.client, "get_page", step.pool, step.key),
@@ -146,6 +153,7 @@ _DO: Final[dict[str, Callable[[Pair, Step], None]]] = {
     "freeze": lambda pair, step: pair.freeze(step.client, frozen=True),
     "thaw": lambda pair, step: pair.freeze(step.client, frozen=False),
     "maintain": lambda pair, _: pair.store.maintain(),
+    "set_cap": _set_cap,
     "set_compress": lambda p, step: p.clients[step.client].set_compress(step.number >> 40 & 1 == 0),
     "check_figures": lambda pair, _: pair.check_figures(),
     "no_page": lambda p, step: p.do(step.client, "put_page", step.pool, step.key, b"no page"),
