@@ -20,6 +20,7 @@ __all__ = [
     "NoClientError",
     "NoMemoryError",
     "NoSpaceError",
+    "OvercommittedError",
     "Pool",
     "Server",
     "SocketError",
@@ -81,6 +82,19 @@ class Usage(TypedDict):
     spill: SpillUsage | None
 
 @type_check_only
+class Evictions(TypedDict):
+    """Counted since the store was opened."""
+
+    evicted_raw_pages: int
+    """Frames that came free."""
+    evicted_unbuddied_pages: int
+    """Pages that were alone in their frame."""
+    evicted_buddied_pages: int
+    """Pages that shared it."""
+    evicted_nodes: int
+    """Parts of the index that held same-filled pages alone."""
+
+@type_check_only
 class Counters(TypedDict):
     """Counted since the pool was opened, in pages."""
 
@@ -90,6 +104,10 @@ class Counters(TypedDict):
     flushes: int
     flush_found: int
     failed_puts: int
+    """Refused; of them `over_cap` and `over_reservation` for the client's cap and for what others
+    have reserved, the rest for the memory limit."""
+    over_cap: int
+    over_reservation: int
     crc_errors: int
     io_errors: int
     spill_reads: int
@@ -170,6 +188,11 @@ class ClientStats(PoolStats):
     """A served client's figures."""
 
     swap_bytes: int
+    weight: int
+    cap_bytes: int | None
+    reservation_bytes: int
+    charged_bytes: int
+    """Its persistent pages and their index: what cap and reservation are of."""
     connections: int
     latency: Latencies
     relay_counters: RelayCounters
@@ -240,6 +263,9 @@ class CorruptPageError(StoreError):
 class DiskError(StoreError):
     """The disk with the spill file can't be read. The page stays there."""
 
+class OvercommittedError(StoreError):
+    """There is not so much memory to be reserved."""
+
 class SpillError(StoreError):
     """The spill file is missing with pages in it, not the arena's, or can't have that size."""
 
@@ -273,6 +299,9 @@ class Server:
         swap: int,
         *,
         dedup: str,
+        weight: int,
+        cap: int | None,
+        reservation: int,
         nbd: str | PathLike[str],
         relay: str | PathLike[str],
         vhost: str | PathLike[str],
@@ -284,10 +313,18 @@ class Server:
         `vhost` is the backend of a vhost-user block device; `ctl` takes the reports of the guest's
         agent. With which pages the client's may share memory, `dedup` says: `off`, `client` (its
         own) or `domain:NAME` (those of all clients that say so). What is said first of a client
-        holds as long as the arena is open.
+        holds as long as the arena is open. `weight`, `cap` and `reservation` are as for `settle`.
 
-        Raises `ClientExistsError`, `SocketError`, `StoreError` for a bad name or size, and
-        `ValueError` for an unknown `dedup`.
+        Raises `ClientExistsError`, `SocketError`, `OvercommittedError`, `StoreError` for a bad
+        name or size, and `ValueError` for an unknown `dedup`.
+        """
+
+    def settle(self, name: str, *, weight: int, cap: int | None, reservation: int) -> None:
+        """Settle anew what a client that is served may have; pages that it has are not touched.
+
+        `cap` and `reservation` are bytes of persistent pages and their index.
+
+        Raises `NoClientError`, and `OvercommittedError` if there is not so much to be reserved.
         """
 
     def remove_client(self, name: str) -> None:
@@ -303,6 +340,7 @@ class Server:
         """Name the clients that have a pool, served or not."""
 
     def status(self) -> Usage: ...
+    def evictions(self) -> Evictions: ...
     def pin(self) -> None:
         """Lock the arena in memory, now and as it grows. Raises `OSError` beyond the limits."""
 

@@ -108,8 +108,8 @@ class _Api:
                 answer="Client",
                 status=201,
                 errors={
-                    400: "Name, size or deduplication are not possible.",
-                    409: "It exists with another size or deduplication.",
+                    400: "Something of it is not possible.",
+                    409: "It exists and is another, or there is not so much to be reserved.",
                     **full,
                 },
             ),
@@ -124,11 +124,17 @@ class _Api:
             _Operation(
                 method="PATCH",
                 path="/v1/clients/{name}",
-                summary="Confirm what a client is like; to change it is refused",
+                summary="Change a client's weight, cap and reservation; what is left out stays",
                 handler=self.change,
                 body="ClientChange",
                 answer="Client",
-                errors={400: "It is not possible.", 409: "The client is another.", **missing},
+                errors={
+                    400: "It is not possible.",
+                    409: "Its size or deduplication is another and never changes, or there is "
+                    "not so much to be reserved.",
+                    **missing,
+                    **full,
+                },
             ),
             _Operation(
                 method="DELETE",
@@ -158,10 +164,13 @@ class _Api:
 
     async def change(self, request: Request) -> Response:
         name = _name(request)
-        client = self._service.client(name)
+        self._service.client(name)  # a client that is not there goes before a bad body
         wanted = await _body(request, ClientChange)
-        self._service.registry.check_same(name, wanted.settings())
-        return JSONResponse(client)
+        change = self._service.registry.change
+        await asyncio.to_thread(
+            change, name, swap=wanted.swap, dedup=wanted.dedup, terms=wanted.terms()
+        )
+        return JSONResponse(self._service.client(name))
 
     async def delete(self, request: Request) -> Response:
         await asyncio.to_thread(self._service.registry.remove, _name(request))

@@ -8,6 +8,9 @@ dedup = "client"
 
 [clients.a]
 swap = "1GiB"
+weight = 2
+cap = "256MiB"
+reservation = "64MiB"
 """
 
 from __future__ import annotations
@@ -22,12 +25,15 @@ from kztmem.errors import BadInput
 from kztmem.settings import (
     ClientSettings,
     Spill,
+    Terms,
+    check_bound,
     check_codec,
     check_dedup,
     check_memory,
     check_name,
     check_spill,
     check_swap,
+    check_weight,
 )
 from kztmem.validation import Strict, checked, problems
 
@@ -46,6 +52,14 @@ def _codec(name: str) -> str:
 
 def _dedup(mode: str) -> str:
     return check_dedup(mode, key="dedup")
+
+
+def _weight(weight: int) -> int:
+    return check_weight(weight, key="weight")
+
+
+def _bound(size: str | int) -> int:
+    return check_bound(size, key="cap")
 
 
 def _swap(size: str | int) -> int:
@@ -69,10 +83,41 @@ Swap = Annotated[
     BeforeValidator(checked(_swap, str, int)),
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}, mode="validation"),
 ]
+Weight = Annotated[int, BeforeValidator(checked(_weight, int))]
+Bound = Annotated[
+    int,
+    BeforeValidator(checked(_bound, str, int)),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}, mode="validation"),
+]
 Name = Annotated[str, BeforeValidator(checked(_name, str))]
 
 
-class ClientConfig(Strict):
+class TermsConfig(Strict):
+    """What a client may take of the memory."""
+
+    weight: Weight | None = Field(
+        None,
+        description="Its share where clients compete for memory: who has most ephemeral pages for "
+        "its weight loses some first. Without it 1.",
+        examples=[2],
+    )
+    cap: Bound | None = Field(
+        None,
+        description="Most bytes that its persistent pages and their index may take, or `none`.",
+        examples=["256MiB", "none"],
+    )
+    reservation: Bound | None = Field(
+        None,
+        description="Bytes of them that are kept for this client alone, or `none`.",
+        examples=["64MiB", "none"],
+    )
+
+    def terms(self) -> Terms:
+        """What is said."""
+        return Terms(weight=self.weight, cap=self.cap, reservation=self.reservation)
+
+
+class ClientConfig(TermsConfig):
     """One client that must exist."""
 
     swap: Swap = Field(description="Size of its swap device.")
@@ -99,7 +144,7 @@ class Config(Strict):
     def client_settings(self) -> dict[str, ClientSettings]:
         """The clients by name."""
         return {
-            name: ClientSettings(swap=client.swap, dedup=client.dedup)
+            name: ClientSettings(swap=client.swap, dedup=client.dedup, terms=client.terms())
             for name, client in self.clients.items()
         }
 

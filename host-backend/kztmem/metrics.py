@@ -19,6 +19,7 @@ from kztmem.schemas import (
     Arena,
     Client,
     Counters,
+    Evictions,
     Recovery,
     RelayCounters,
     Spill,
@@ -60,6 +61,8 @@ class _Figures(Collector):
         for part, model in (("arena", Arena), ("recovery", Recovery)):
             for name, text in _figures(model):
                 yield GaugeMetricFamily(f"kztmem_{part}_{name}", text, status[part][name])
+        for name, text in _figures(Evictions):
+            yield CounterMetricFamily(f"kztmem_{name}", text, status["evictions"][name])
         if status["spill"]:
             yield from _spill(status["spill"])
         yield from _clients(status["clients"])
@@ -68,7 +71,7 @@ class _Figures(Collector):
 def _figures(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
     """Name and help text of each plain figure of a model."""
     for name, field in model.model_fields.items():
-        if field.annotation in {int, float}:
+        if field.annotation in {int, float, int | None}:
             yield name, field.description or ""
 
 
@@ -83,7 +86,8 @@ def _clients(clients: list[dict[str, Any]]) -> Iterator[Metric]:
     for name, text in _figures(Client):
         gauge = GaugeMetricFamily(f"kztmem_{name}", text, labels=["client"])
         for client in clients:
-            gauge.add_metric([client["name"]], client[name])
+            if client[name] is not None:
+                gauge.add_metric([client["name"]], client[name])
         yield gauge
     yield from _counters("kztmem", Counters, "counters", clients)
     yield from _counters("kztmem_relay", RelayCounters, "relay_counters", clients)

@@ -8,7 +8,7 @@ for on the command line is done once, not again at each restart, when it may hav
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -111,11 +111,12 @@ def _settle_clients(settings: Settings, state: StateDir, *, pages_expected: bool
 def _merge(
     remembered: Mapping[str, ClientSettings], wanted: Mapping[str, ClientSettings]
 ) -> dict[str, ClientSettings]:
+    clients = {**remembered}
     for name, client in wanted.items():
-        if name in remembered:
-            try:
-                check_same(name, remembered[name], client)
-            except Conflict as error:
-                raise BadInput(error.message, key="--client", hint=error.hint) from error
-    new = {name: client for name, client in wanted.items() if name not in remembered}
-    return {**remembered, **new}
+        known = clients.setdefault(name, client)
+        try:
+            check_same(name, known, client)
+        except Conflict as error:
+            raise BadInput(error.message, key="--client", hint=error.hint) from error
+        clients[name] = replace(known, terms=known.terms.changed(client.terms))
+    return clients

@@ -10,18 +10,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kztmem._core import StoreError
+from kztmem._core import OvercommittedError, StoreError
 from kztmem.clientsockets import ClientSockets
 from kztmem.errors import Conflict, HostUnable, NotFound
+from kztmem.settings import ClientSettings
 from kztmem.units import format_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kztmem._core import Server
-    from kztmem.settings import ClientSettings
+    from kztmem.settings import Terms
     from kztmem.statedir import StateDir
 
 _log = logging.getLogger(__name__)
@@ -82,7 +84,9 @@ class Registry:
         """
         with self._changing:
             if name in self._clients:
-                self.check_same(name, wanted)
+                known = self._known(name)
+                check_same(name, known, wanted)
+                _check_terms(name, known.terms, wanted.terms)
                 return False
             self._open(name, wanted)
             try:
@@ -94,9 +98,28 @@ class Registry:
             _log.info("client %s: made, swap of %s", name, format_size(wanted.swap))
             return True
 
-    def check_same(self, name: str, wanted: ClientSettings) -> None:
-        """Raises `NotFound`, or `Conflict` unless a client is as wanted, which never changes."""
-        check_same(name, self._known(name), wanted)
+    def change(self, name: str, *, swap: int | None, dedup: str | None, terms: Terms) -> None:
+        """Settles anew what a client may take of the memory, as far as `terms` say; it lasts.
+
+        Raises `NotFound`, `Conflict` if `swap` or `dedup`, which never change, are not what it has
+        or there is not so much to be reserved, and `HostUnable` if it cannot be written down.
+        Nothing has changed then.
+        """
+        with self._changing:
+            known = self._known(name)
+            check_same(name, known, ClientSettings(swap=swap or known.swap, dedup=dedup))
+            terms = known.terms.changed(terms)
+            if terms == known.terms:
+                return
+            self._settle(name, terms)
+            clients = self._clients | {name: replace(known, terms=terms)}
+            try:
+                self._state.write_clients(clients)
+            except HostUnable:
+                self._settle(name, known.terms)
+                raise
+            self._clients = clients
+            _log.info("client %s: changed, %s", name, terms.core())
 
     def remove(self, name: str) -> None:
         """Closes a client's connections, throws its pages away and forgets it.
@@ -117,9 +140,19 @@ class Registry:
             paths.folder.parent.mkdir(mode=0o700, exist_ok=True)
             paths.folder.mkdir(mode=0o700, exist_ok=True)
             dedup = client.dedup or self._dedup
-            self._server.add_client(name, client.swap, dedup=dedup, **paths.to_json())
+            self._server.add_client(
+                name, client.swap, dedup=dedup, **client.terms.core(), **paths.to_json()
+            )
+        except OvercommittedError as error:
+            raise _overcommitted(name, error) from error
         except (OSError, StoreError) as error:
             raise HostUnable(f"cannot serve it: {error}", key=name) from error
+
+    def _settle(self, name: str, terms: Terms) -> None:
+        try:
+            self._server.settle(name, **terms.core())
+        except OvercommittedError as error:
+            raise _overcommitted(name, error) from error
 
     def _close(self, name: str) -> None:
         self._server.remove_client(name)
@@ -132,8 +165,16 @@ def no_client(name: str) -> NotFound:
     return NotFound(f"there is no client {name!r}", key="name")
 
 
+def _overcommitted(name: str, error: OvercommittedError) -> Conflict:
+    return Conflict(
+        f"client {name!r} cannot have its reservation: {error}",
+        key="reservation",
+        hint="reserve less, for it or for others, or start the daemon with more --memory",
+    )
+
+
 def check_same(name: str, known: ClientSettings, wanted: ClientSettings) -> None:
-    """Raises `Conflict` if a client that exists is not as wanted."""
+    """Raises `Conflict` if a client differs from what is wanted in what never changes."""
     if wanted.swap != known.swap:
         size = format_size(known.swap)
         raise Conflict(
@@ -148,3 +189,15 @@ def check_same(name: str, known: ClientSettings, wanted: ClientSettings) -> None
             key="dedup",
             hint="leave it out, or remove the client and its pages first",
         )
+
+
+def _check_terms(name: str, known: Terms, wanted: Terms) -> None:
+    """Raises `Conflict` if a client has other terms than are wanted."""
+    now = known.core()
+    for key, value in known.changed(wanted).core().items():
+        if value != now.get(key):
+            raise Conflict(
+                f"client {name!r} exists with another {key}",
+                key=key,
+                hint=f"leave it out, or change it: PATCH /v1/clients/{name}",
+            )

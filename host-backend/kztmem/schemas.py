@@ -8,12 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-from kztmem.config import Dedup, Name, Swap
+from kztmem.config import Dedup, Name, Swap, TermsConfig
 from kztmem.settings import ClientSettings
-from kztmem.validation import Strict
 
 
-class ClientRequest(Strict):
+class ClientRequest(TermsConfig):
     """A client to be made."""
 
     name: Name = Field(description="`[a-z][a-z0-9-]{0,30}`", examples=["web-1"])
@@ -30,18 +29,14 @@ class ClientRequest(Strict):
 
     def settings(self) -> ClientSettings:
         """What is asked for."""
-        return ClientSettings(swap=self.swap, dedup=self.dedup)
+        return ClientSettings(swap=self.swap, dedup=self.dedup, terms=self.terms())
 
 
-class ClientChange(Strict):
-    """What a client should be like."""
+class ClientChange(TermsConfig):
+    """What a client shall be like; what is left out stays as it is."""
 
-    swap: Swap = Field(description="Must be the size it has: a swap device never changes its.")
+    swap: Swap | None = Field(None, description="Must be the size it has, if given.")
     dedup: Dedup | None = Field(None, description="Must be what it was made with, if given.")
-
-    def settings(self) -> ClientSettings:
-        """What is asked for."""
-        return ClientSettings(swap=self.swap, dedup=self.dedup)
 
 
 class _Answer(BaseModel):
@@ -58,7 +53,11 @@ class Counters(_Answer):
     get_hits: int = Field(description="Pages asked for that were there.")
     flushes: int = Field(description="Pages to be forgotten, there or not.")
     flush_found: int = Field(description="Pages forgotten that were there.")
-    failed_puts: int = Field(description="Pages refused for lack of memory.")
+    failed_puts: int = Field(
+        description="Pages refused: for the two causes that follow, else for lack of memory."
+    )
+    over_cap: int = Field(description="Pages refused for the client's cap.")
+    over_reservation: int = Field(description="Pages refused for what others have reserved.")
     crc_errors: int = Field(description="Pages that came back damaged: an alarm.")
     io_errors: int = Field(description="Pages that could not be read from the disk.")
     spill_reads: int = Field(description="Pages read from the disk.")
@@ -108,6 +107,12 @@ class Client(_Answer):
     relay: str = Field(description="Path of the socket of the relay port to the same device.")
     vhost: str = Field(description="Path of the vhost-user-blk socket to the same device.")
     ctl: str = Field(description="Path of the socket of the port for the agent's reports.")
+    weight: int = Field(description="Its share where clients compete for memory.")
+    cap_bytes: int | None = Field(description="Most that it may be charged; None: no such limit.")
+    reservation_bytes: int = Field(description="Kept for this client alone.")
+    charged_bytes: int = Field(
+        description="Its persistent pages and their index: what cap and reservation are of."
+    )
     connections: int = Field(description="Open connections to the device.")
     stored_pages: int = Field(description="Pages held.")
     stored_bytes: int = Field(description="In memory, compressed, with the blocks' headers.")
@@ -142,6 +147,17 @@ class Arena(_Answer):
     duplicate_pages: int = Field(description="Of these: their bytes are another page's block.")
     deduplicated_bytes: int = Field(
         description="What blocks of their own would take; clients are charged for it all the same."
+    )
+
+
+class Evictions(_Answer):
+    """What ephemeral pages had to give since the daemon started."""
+
+    evicted_raw_pages: int = Field(description="Frames that came free by eviction.")
+    evicted_unbuddied_pages: int = Field(description="Pages evicted that were alone in a frame.")
+    evicted_buddied_pages: int = Field(description="Pages evicted that shared a frame.")
+    evicted_nodes: int = Field(
+        description="Parts of the index evicted that held same-filled pages alone."
     )
 
 
@@ -189,6 +205,7 @@ class Status(_Answer):
     codec: str
     dedup: str = Field(description="What goes for clients that say nothing of their own.")
     arena: Arena
+    evictions: Evictions
     spill: Spill | None = Field(description="None: the store has no disk.")
     recovery: Recovery
     warnings: list[str]

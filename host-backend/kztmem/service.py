@@ -120,6 +120,7 @@ class Service:
         spill = usage.pop("spill")
         return {
             "arena": {"path": self._record.arena, **usage},
+            "evictions": self._server.evictions(),
             "spill": spill and {"path": self._record.spill, **spill},
         }
 

@@ -7,9 +7,9 @@ Standard library only: a restarted daemon serves pages before it loads anything 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 from kztmem.errors import BadInput
 from kztmem.units import format_size, parse_size
@@ -28,6 +28,8 @@ MAX_SPILL: Final = 1 << 40
 
 DEFAULT_CODEC: Final = "lzo"
 DEFAULT_DEDUP: Final = "off"
+DEFAULT_WEIGHT: Final = 1
+MAX_WEIGHT: Final = 65535
 DEFAULT_USER: Final = "kztlab"
 SOCKET_PATH_MAX: Final = 107
 """Bytes of a unix socket's path: sun_path has 108, one is the terminator."""
@@ -38,6 +40,38 @@ _DEDUP = re.compile(r"off|client|domain:[!-~]{1,32}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a client may take of the memory; None where nothing was said."""
+
+    weight: int | None = None
+    """Its share where clients compete; without, `DEFAULT_WEIGHT`."""
+    cap: int | None = None
+    """Most bytes of its persistent pages and their index; 0 or None: no limit of its own."""
+    reservation: int | None = None
+    """Bytes of them that no other client may take."""
+
+    def changed(self, said: Terms) -> Terms:
+        """These, with what `said` says."""
+        return replace(self, **{key: it for key, it in asdict(said).items() if it is not None})
+
+    def core(self) -> CoreTerms:
+        """What the core is told."""
+        return {
+            "weight": self.weight or DEFAULT_WEIGHT,
+            "cap": self.cap or None,
+            "reservation": self.reservation or 0,
+        }
+
+
+class CoreTerms(TypedDict):
+    """Terms with nothing left unsaid."""
+
+    weight: int
+    cap: int | None
+    reservation: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClientSettings:
     """A client as it was asked for, and as it lasts."""
 
@@ -45,6 +79,8 @@ class ClientSettings:
     """Size of its swap device in bytes."""
     dedup: str | None = None
     """With which pages its may share memory; None: as the daemon says for all that say nothing."""
+    terms: Terms = Terms()
+    """What it may take of the memory."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +182,18 @@ def check_dedup(dedup: str, *, key: str) -> str:
         hint = "one of off, client and domain:NAME (up to 32 printable characters, no spaces)"
         raise BadInput(f"unknown deduplication {dedup!r}", key=key, hint=hint)
     return dedup
+
+
+def check_weight(weight: int, *, key: str) -> int:
+    """Returns a client's weight or raises `BadInput`."""
+    if isinstance(weight, bool) or not 1 <= weight <= MAX_WEIGHT:
+        raise BadInput(f"{weight} is not a weight", key=key, hint=f"from 1 to {MAX_WEIGHT}")
+    return weight
+
+
+def check_bound(size: str | int, *, key: str) -> int:
+    """Returns the bytes of a cap or of a reservation, 0 for `none`, or raises `BadInput`."""
+    return 0 if size == "none" else parse_size(size, key=key)
 
 
 def check_socket_path(path: Path, *, key: str) -> Path:

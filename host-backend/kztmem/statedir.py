@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Final
 
 from kztmem.errors import BadInput, HostUnable
 from kztmem.files import damaged, read_json, write_json
-from kztmem.settings import ClientSettings, check_codec, check_dedup, check_name, check_swap
+from kztmem.settings import (
+    ClientSettings,
+    Terms,
+    check_codec,
+    check_dedup,
+    check_name,
+    check_swap,
+    check_weight,
+)
 from kztmem.units import parse_size
 
 if TYPE_CHECKING:
@@ -138,6 +146,18 @@ def _client(name: str, data: object) -> ClientSettings:
     return ClientSettings(
         swap=check_swap(_number(data["swap"]), key=name),
         dedup=None if dedup is None else check_dedup(_text(dedup), key=name),
+        terms=_terms(name, data["terms"]),
+    )
+
+
+def _terms(name: str, data: object) -> Terms:
+    if not isinstance(data, dict):
+        raise TypeError(f"{data!r} are not a client's terms")
+    weight, cap, reservation = data["weight"], data["cap"], data["reservation"]
+    return Terms(
+        weight=None if weight is None else check_weight(_number(weight), key=name),
+        cap=None if cap is None else _number(cap),
+        reservation=None if reservation is None else _number(reservation),
     )
 
 

@@ -74,6 +74,39 @@ def test_a_client_keeps_its_deduplication(api: httpx.Client) -> None:
     assert (bad.status_code, bad.json()["key"]) == (400, "dedup")
 
 
+def test_a_clients_terms_change_while_it_runs(api: httpx.Client) -> None:
+    wanted = {"name": "a", "swap": "1MiB", "weight": 2, "cap": "8MiB", "reservation": "4MiB"}
+
+    def terms(answer: httpx.Response) -> list[Any]:
+        return [answer.json()[key] for key in ("weight", "cap_bytes", "reservation_bytes")]
+
+    made = api.post("/v1/clients", json=wanted)
+    assert (made.status_code, terms(made)) == (201, [2, 8 << 20, 4 << 20])
+    for fine in (wanted, {"name": "a", "swap": "1MiB"}):
+        assert api.post("/v1/clients", json=fine).status_code == 200
+    for key, value in (("weight", 1), ("cap", "none"), ("reservation", "5MiB")):
+        other = api.post("/v1/clients", json=wanted | {key: value})
+        assert (other.status_code, other.json()["key"]) == (409, key)
+        assert "PATCH" in other.json()["hint"]
+    changed = api.patch("/v1/clients/a", json={"weight": 5, "cap": "none"})
+    assert (changed.status_code, terms(changed)) == (200, [5, None, 4 << 20])
+    for key, impossible in (("weight", 0), ("weight", 1.5), ("cap", 0), ("reservation", "1MB")):
+        bad = api.patch("/v1/clients/a", json={key: impossible})
+        assert (bad.status_code, bad.json()["key"]) == (400, key)
+    for answer in (
+        api.patch("/v1/clients/a", json={"weight": 9, "reservation": "60MiB"}),
+        api.post("/v1/clients", json=wanted | {"name": "b", "reservation": "56MiB"}),
+    ):
+        assert (answer.status_code, answer.json()["key"]) == (409, "reservation")
+    assert api.get("/v1/clients/b").status_code == 404
+    assert terms(api.get("/v1/clients/a")) == [5, None, 4 << 20]
+    api.delete("/v1/clients/a")
+    # What it had reserved is free again.
+    made = api.post("/v1/clients", json=wanted | {"reservation": "56MiB"})
+    assert made.status_code == 201
+    api.delete("/v1/clients/a")
+
+
 def test_a_client_is_made_shown_and_removed(api: httpx.Client) -> None:
     made = api.post("/v1/clients", json={"name": "a", "swap": "1GiB"})
     assert made.status_code == 201
@@ -229,6 +262,11 @@ def test_metrics(api: httpx.Client) -> None:
     lines = answer.text.splitlines()
     assert 'kztmem_puts_total{client="web-1"} 0.0' in lines
     assert 'kztmem_swap_bytes{client="web-1"} 1.048576e+06' in lines
+    assert 'kztmem_weight{client="web-1"} 1.0' in lines
+    assert 'kztmem_over_cap_total{client="web-1"} 0.0' in lines
+    assert 'kztmem_charged_bytes{client="web-1"} 0.0' in lines
+    assert "kztmem_evicted_raw_pages_total 0.0" in lines
+    assert not [line for line in lines if line.startswith("kztmem_cap_bytes{")]
     assert any(re.match(r"kztmem_arena_limit_bytes 6\.71", line) for line in lines)
     assert 'kztmem_latency_seconds_count{client="web-1",op="get"} 0.0' in lines
     documented = {line.split()[2] for line in lines if line.startswith("# HELP")}

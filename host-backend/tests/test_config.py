@@ -5,7 +5,7 @@ import pytest
 
 from kztmem.config import load
 from kztmem.errors import BadInput
-from kztmem.settings import ClientSettings, Spill
+from kztmem.settings import ClientSettings, Spill, Terms
 
 
 @pytest.fixture
@@ -18,6 +18,7 @@ def test_a_file(file: Path) -> None:
         'memory = "512MiB"\nspill = "4GiB"\ncodec = "lzo"\nsockets = "/run/s"\nuser = "nobody"\n'
         'dedup = "client"\n'
         '[clients.a]\nswap = "1GiB"\n[clients.b]\nswap = 8192\ndedup = "domain:x"\n'
+        'weight = 2\ncap = "1MiB"\nreservation = "none"\n'
     )
     config = load(file)
     assert config.memory == 512 << 20
@@ -28,7 +29,9 @@ def test_a_file(file: Path) -> None:
     assert config.dedup == "client"
     assert config.client_settings() == {
         "a": ClientSettings(swap=1 << 30),
-        "b": ClientSettings(swap=8192, dedup="domain:x"),
+        "b": ClientSettings(
+            swap=8192, dedup="domain:x", terms=Terms(weight=2, cap=1 << 20, reservation=0)
+        ),
     }
 
 
@@ -52,6 +55,8 @@ def test_an_empty_file_says_nothing(file: Path) -> None:
         ("codec = 1", "codec: not a str"),
         ("dedup = 'on'", "dedup: unknown deduplication 'on' (one of off, client and"),
         ("[clients.a]\nswap = 5000", "clients.a.swap: 5000 bytes are not whole pages"),
+        ("[clients.a]\nswap = 4096\nweight = 0", "clients.a.weight: 0 is not a weight (from 1"),
+        ("[clients.a]\nswap = 4096\ncap = '1MB'", "clients.a.cap: '1MB' has an unknown unit"),
         ("[clients.a]\nsize = 1", "clients.a.size: unknown key"),
         ("[clients.a]", "clients.a.swap: this key is needed"),
         ("[clients.A]\nswap = 8192", "'A' is not a client's name (use 1 to 31"),

@@ -196,11 +196,19 @@ def test_bad_arguments_are_value_errors(arena: Path) -> None:
 def test_a_servers_clients(arena: Path) -> None:
     server = _core.Server(arena=arena, memory=MEMORY, codec="lzo")
     sockets = {name: arena.with_name(f"{name}.sock") for name in ("nbd", "relay", "vhost", "ctl")}
+
+    def add(name: str, *, dedup: str = "off", reservation: int = 0) -> None:
+        terms = {"weight": 2, "cap": None, "reservation": reservation}
+        server.add_client(name, 1 << 20, dedup=dedup, **terms, **sockets)  # type: ignore[arg-type]
+
     with pytest.raises(ValueError, match="domain:NAME"):
-        server.add_client("a", 1 << 20, dedup="domain:", **sockets)
-    server.add_client("a", 1 << 20, dedup="off", **sockets)
+        add("a", dedup="domain:")
+    with pytest.raises(_core.OvercommittedError, match="together"):
+        add("a", reservation=MEMORY)
+    assert server.clients() == []
+    add("a")
     with pytest.raises(_core.ClientExistsError):
-        server.add_client("a", 1 << 20, dedup="off", **sockets)
+        add("a")
     with pytest.raises(_core.NoClientError):
         server.client("b")
     assert server.clients() == server.pools() == ["a"]
@@ -209,9 +217,19 @@ def test_a_servers_clients(arena: Path) -> None:
     assert figures["latency"]["get"] == {"count": 0, "p50_us": 0, "p99_us": 0, "p999_us": 0}
     assert set(figures["relay_counters"].values()) == {0}
     assert figures["report"] is None
+    assert (figures["weight"], figures["cap_bytes"], figures["reservation_bytes"]) == (2, None, 0)
+    server.settle("a", weight=3, cap=1 << 20, reservation=4096)
+    with pytest.raises(_core.OvercommittedError):
+        server.settle("a", weight=1, cap=None, reservation=MEMORY)
+    with pytest.raises(_core.NoClientError):
+        server.settle("b", weight=1, cap=None, reservation=0)
+    figures = server.client("a")
+    terms = (figures["weight"], figures["cap_bytes"], figures["reservation_bytes"])
+    assert terms == (3, 1 << 20, 4096)
+    assert set(server.evictions().values()) == {0}
     # Comes last: to find the socket in use is to connect to it.
     with pytest.raises(_core.SocketError, match="in use"):
-        server.add_client("b", 1 << 20, dedup="off", **sockets)
+        add("b")
     with pytest.raises(ValueError, match="grace"):
         server.shutdown(-1.0)
     server.shutdown(0.5)

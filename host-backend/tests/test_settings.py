@@ -9,12 +9,15 @@ from kztmem.settings import (
     MIN_SPILL,
     PAGE_SIZE,
     Spill,
+    Terms,
+    check_bound,
     check_codec,
     check_dedup,
     check_name,
     check_socket_path,
     check_spill,
     check_swap,
+    check_weight,
 )
 
 
@@ -66,6 +69,26 @@ def test_socket_path_is_counted_in_bytes() -> None:
     assert check_socket_path(fits, key="--state") == fits
     with pytest.raises(BadInput, match="has 108 bytes, 107 are possible"):
         check_socket_path(Path("/" + "x" * 105 + "ä"), key="--state")
+
+
+def test_weights_and_bounds() -> None:
+    assert [check_weight(weight, key="weight") for weight in (1, 65535)] == [1, 65535]
+    for weight in (0, -1, 65536, True):
+        with pytest.raises(BadInput, match="from 1 to 65535"):
+            check_weight(weight, key="weight")
+    assert [check_bound(size, key="cap") for size in ("none", "1MiB", 1)] == [0, 1 << 20, 1]
+    for size in ("None", "", 0, -1, "1MB", True):
+        with pytest.raises(BadInput):
+            check_bound(size, key="cap")
+
+
+def test_terms_change_as_far_as_is_said() -> None:
+    nothing = Terms()
+    assert nothing.core() == {"weight": 1, "cap": None, "reservation": 0}
+    some = nothing.changed(Terms(cap=4096, weight=2))
+    assert some.core() == {"weight": 2, "cap": 4096, "reservation": 0}
+    assert some.changed(nothing) == some
+    assert some.changed(Terms(cap=0)).core() == {"weight": 2, "cap": None, "reservation": 0}
 
 
 @pytest.mark.parametrize("mode", ["off", "client", "domain:a", "domain:" + "x" * 32, "domain::"])

@@ -9,7 +9,7 @@ import pytest
 
 from kztmem import statedir
 from kztmem.errors import HostUnable
-from kztmem.settings import ClientSettings
+from kztmem.settings import ClientSettings, Terms
 from kztmem.statedir import Record, StateDir
 
 RECORD = Record(
@@ -23,12 +23,17 @@ RECORD = Record(
 )
 
 
+LIMITED = ClientSettings(
+    swap=4096, dedup="client", terms=Terms(weight=2, cap=1 << 20, reservation=0)
+)
+
+
 def test_records_and_clients_last(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
     assert state.record() is None
     assert state.clients() is None
     state.write_record(RECORD)
-    clients = {"a": ClientSettings(swap=8192), "b": ClientSettings(swap=4096, dedup="client")}
+    clients = {"a": ClientSettings(swap=8192), "b": LIMITED}
     state.write_clients(clients)
     state.close()
 
@@ -40,17 +45,25 @@ def test_records_and_clients_last(tmp_path: Path) -> None:
     again.close()
 
 
+NO_TERMS = '"terms": {"weight": null, "cap": null, "reservation": null}'
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        '{"a": {"swap": 5000, "dedup": null}}',
-        '{"A": {"swap": 8192, "dedup": null}}',
-        '{"a": {"swap": "8192", "dedup": null}}',
-        '{"a": {"swap": true, "dedup": null}}',
-        '{"a": {"swap": -4096, "dedup": null}}',
-        '{"a": {"swap": 8192, "dedup": "on"}}',
-        '{"a": {"swap": 8192, "dedup": 1}}',
-        '{"a": {"swap": 8192}}',
+        '{"a": {"swap": 5000, "dedup": null, ' + NO_TERMS + "}}",
+        '{"A": {"swap": 8192, "dedup": null, ' + NO_TERMS + "}}",
+        '{"a": {"swap": "8192", "dedup": null, ' + NO_TERMS + "}}",
+        '{"a": {"swap": true, "dedup": null, ' + NO_TERMS + "}}",
+        '{"a": {"swap": -4096, "dedup": null, ' + NO_TERMS + "}}",
+        '{"a": {"swap": 8192, "dedup": "on", ' + NO_TERMS + "}}",
+        '{"a": {"swap": 8192, "dedup": 1, ' + NO_TERMS + "}}",
+        '{"a": {"swap": 8192, ' + NO_TERMS + "}}",
+        '{"a": {"swap": 8192, "dedup": null}}',
+        '{"a": {"swap": 8192, "dedup": null, "terms": 1}}',
+        '{"a": {"swap": 8192, "dedup": null, "terms": {}}}',
+        '{"a": {"swap": 8192, "dedup": null, ' + NO_TERMS.replace("null", "0", 1) + "}}",
+        '{"a": {"swap": 8192, "dedup": null, ' + NO_TERMS.replace("null", '"1MiB"') + "}}",
         '{"a": 8192}',
     ],
 )

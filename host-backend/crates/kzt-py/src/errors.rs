@@ -76,6 +76,12 @@ create_exception!(
 );
 create_exception!(
     kztmem._core,
+    OvercommittedError,
+    StoreError,
+    "There is not so much memory to be reserved."
+);
+create_exception!(
+    kztmem._core,
     SpillError,
     StoreError,
     "The spill file is not there, or not the arena's."
@@ -107,6 +113,7 @@ pub(crate) fn serve(error: &ServeError) -> PyErr {
             SocketError::new_err(message)
         }
         ServeError::Store(error) => pool(*error),
+        ServeError::Overcommitted(error) => terms(*error),
         _ => StoreError::new_err(message),
     }
 }
@@ -119,7 +126,7 @@ pub(crate) fn pool(error: PoolError) -> PyErr {
 }
 
 pub(crate) fn terms(error: Overcommitted) -> PyErr {
-    StoreError::new_err(error.to_string())
+    OvercommittedError::new_err(error.to_string())
 }
 
 pub(crate) fn put(error: PutError) -> PyErr {

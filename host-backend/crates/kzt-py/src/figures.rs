@@ -3,7 +3,7 @@
 
 use kzt_serve::{ClientStats, Latency, PortCounters, Report};
 use kzt_store::{
-    ClientStats as TmemStats, Kind, Origin, PoolStats, Recovery, SpillUsage, Usage, Uuid,
+    ClientStats as TmemStats, Evictions, Kind, Origin, PoolStats, Recovery, SpillUsage, Usage, Uuid,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -44,6 +44,18 @@ pub(crate) fn usage<'py>(py: Python<'py>, usage: &Usage) -> PyResult<Bound<'py, 
     Ok(dict)
 }
 
+pub(crate) fn evictions<'py>(
+    py: Python<'py>,
+    evictions: &Evictions,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("evicted_raw_pages", evictions.evicted_raw_pages)?;
+    dict.set_item("evicted_unbuddied_pages", evictions.evicted_unbuddied_pages)?;
+    dict.set_item("evicted_buddied_pages", evictions.evicted_buddied_pages)?;
+    dict.set_item("evicted_nodes", evictions.evicted_nodes)?;
+    Ok(dict)
+}
+
 fn spill_usage<'py>(py: Python<'py>, usage: &SpillUsage) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("limit_bytes", usage.limit)?;
@@ -63,6 +75,10 @@ fn spill_usage<'py>(py: Python<'py>, usage: &SpillUsage) -> PyResult<Bound<'py, 
 pub(crate) fn client<'py>(py: Python<'py>, stats: &ClientStats) -> PyResult<Bound<'py, PyDict>> {
     let dict = pool(py, &stats.pool)?;
     dict.set_item("swap_bytes", stats.swap_bytes)?;
+    dict.set_item("weight", stats.terms.weight)?;
+    dict.set_item("cap_bytes", stats.terms.cap)?;
+    dict.set_item("reservation_bytes", stats.terms.reservation)?;
+    dict.set_item("charged_bytes", stats.charged)?;
     dict.set_item("connections", stats.connections)?;
     let latencies = PyDict::new(py);
     latencies.set_item("put", latency(py, &stats.put)?)?;
@@ -137,6 +153,8 @@ pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'p
     counters.set_item("flushes", stats.flushes)?;
     counters.set_item("flush_found", stats.flush_found)?;
     counters.set_item("failed_puts", stats.failed_puts)?;
+    counters.set_item("over_cap", stats.over_cap)?;
+    counters.set_item("over_reservation", stats.over_reservation)?;
     counters.set_item("crc_errors", stats.crc_errors)?;
     counters.set_item("io_errors", stats.io_errors)?;
     counters.set_item("spill_reads", stats.spill_reads)?;

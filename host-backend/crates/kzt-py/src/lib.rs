@@ -23,7 +23,8 @@ mod _core {
     #[pymodule_export]
     use crate::errors::{
         ArenaBusyError, ArenaFormatError, ArenaSpaceError, ClientExistsError, CorruptPageError,
-        DiskError, NoClientError, NoMemoryError, NoSpaceError, SocketError, SpillError, StoreError,
+        DiskError, NoClientError, NoMemoryError, NoSpaceError, OvercommittedError, SocketError,
+        SpillError, StoreError,
     };
     #[pymodule_export]
     use crate::server::Server;

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kzt_serve::Sockets;
+use kzt_store::Terms;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -41,7 +42,7 @@ impl Server {
         self.recovery.clone_ref(py)
     }
 
-    #[pyo3(signature = (name, swap, *, dedup, nbd, relay, vhost, ctl))]
+    #[pyo3(signature = (name, swap, *, dedup, weight, cap, reservation, nbd, relay, vhost, ctl))]
     #[expect(
         clippy::needless_pass_by_value,
         clippy::too_many_arguments,
@@ -53,6 +54,9 @@ impl Server {
         name: &str,
         swap: u64,
         dedup: &str,
+        weight: u32,
+        cap: Option<u64>,
+        reservation: u64,
         nbd: PathBuf,
         relay: PathBuf,
         vhost: PathBuf,
@@ -65,7 +69,22 @@ impl Server {
             ctl: &ctl,
         };
         let dedup = store::dedup(dedup)?;
-        py.detach(|| self.server.add_client(name, swap, &dedup, sockets))
+        let terms = terms(weight, cap, reservation);
+        py.detach(|| self.server.add_client(name, swap, &dedup, terms, sockets))
+            .map_err(|error| errors::serve(&error))
+    }
+
+    #[pyo3(signature = (name, *, weight, cap, reservation))]
+    fn settle(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        weight: u32,
+        cap: Option<u64>,
+        reservation: u64,
+    ) -> PyResult<()> {
+        let terms = terms(weight, cap, reservation);
+        py.detach(|| self.server.settle(name, terms))
             .map_err(|error| errors::serve(&error))
     }
 
@@ -87,6 +106,11 @@ impl Server {
         figures::usage(py, &usage)
     }
 
+    fn evictions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let evictions = py.detach(|| self.server.evictions());
+        figures::evictions(py, &evictions)
+    }
+
     fn pin(&self, py: Python<'_>) -> PyResult<()> {
         Ok(py.detach(|| self.server.pin())?)
     }
@@ -103,5 +127,14 @@ impl Server {
             .map_err(|error| PyValueError::new_err(format!("grace: {error}")))?;
         py.detach(|| self.server.shutdown(grace));
         Ok(())
+    }
+}
+
+fn terms(weight: u32, cap: Option<u64>, reservation: u64) -> Terms {
+    Terms {
+        weight,
+        cap,
+        reservation,
+        ..Terms::default()
     }
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kzt_store::{Pool, PoolStats};
+use kzt_store::{Pool, PoolStats, StoreError, Terms};
 
 use kzt_wire::port::Counters;
 
@@ -19,6 +19,8 @@ const MAX_CONNECTIONS: usize = 16;
 /// What a client's threads share.
 pub(crate) struct Client {
     pub(crate) size: u64,
+    /// The client as the store knows it.
+    pub(crate) stored: Arc<kzt_store::Client>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) latency: Histograms,
     pub(crate) port: PortTotals,
@@ -46,6 +48,10 @@ pub struct ClientStats {
     pub swap_bytes: u64,
     /// Connections for pages at the moment, those in negotiation included.
     pub connections: usize,
+    /// What is settled for it.
+    pub terms: Terms,
+    /// What its cap and its reservation are of: bytes of its persistent pages and their index.
+    pub charged: u64,
     /// What the pool holds and has done.
     pub pool: PoolStats,
     /// Service times of requests that store pages.
@@ -84,14 +90,15 @@ pub(crate) struct Membership<'a> {
 }
 
 impl Client {
-    pub(crate) fn new(name: &str, size: u64, pool: Arc<Pool>) -> Self {
+    pub(crate) fn new(size: u64, stored: Arc<kzt_store::Client>) -> Result<Self, StoreError> {
         let live = BTreeMap::new();
-        Self {
+        Ok(Self {
             size,
-            pool,
+            pool: stored.device_pool()?,
             latency: Histograms::default(),
             port: PortTotals::default(),
-            log: ClientLog::new(name),
+            log: ClientLog::new(stored.name()),
+            stored,
             vhost: Mutex::default(),
             report: Mutex::default(),
             connections: Mutex::new(Connections {
@@ -100,13 +107,15 @@ impl Client {
                 closed: false,
             }),
             changed: Condvar::new(),
-        }
+        })
     }
 
     pub(crate) fn stats(&self) -> ClientStats {
         ClientStats {
             swap_bytes: self.size,
             connections: self.lock().number_of(Purpose::Pages),
+            terms: self.stored.terms(),
+            charged: self.stored.charged(),
             pool: self.pool.stats(),
             put: self.latency.put.latency(),
             get: self.latency.get.latency(),

@@ -2,10 +2,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use kzt_store::StoreError;
+use kzt_store::{Overcommitted, StoreError};
 use thiserror::Error;
 
-/// Why a client could not be added or removed. Nothing has changed then.
+/// Why a client could not be added, changed or removed. Nothing has changed then.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -38,6 +38,9 @@ pub enum ServeError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is not so much memory to be reserved for the client.
+    #[error(transparent)]
+    Overcommitted(#[from] Overcommitted),
     /// The server has been shut down.
     #[error("the server is shut down")]
     ShutDown,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kzt_store::{Config, Dedup, OpenError, PAGE_SIZE, Recovery, Store, Usage};
+use kzt_store::{Config, Dedup, Evictions, OpenError, PAGE_SIZE, Recovery, Store, Terms, Usage};
 
 use crate::ServeError;
 use crate::client::{Client, ClientStats, Membership, Purpose};
@@ -130,7 +130,7 @@ impl Server {
     }
 
     /// Serves `name`'s swap device of `swap_bytes` bytes on new sockets. The pages its pool holds
-    /// already are the device's contents; what comes may share memory as `dedup` says.
+    /// already are the device's contents; what comes may share memory as `dedup` says, within `terms`.
     ///
     /// # Errors
     /// [`ServeError`]; nothing has changed then, save that a pool may have been made.
@@ -139,6 +139,7 @@ impl Server {
         name: &str,
         swap_bytes: u64,
         dedup: &Dedup,
+        terms: Terms,
         sockets: Sockets<'_>,
     ) -> Result<(), ServeError> {
         let pages = swap_bytes / PAGE_SIZE as u64;
@@ -162,9 +163,25 @@ impl Server {
         ];
         let stored = self.store.client(name)?;
         stored.set_dedup(dedup);
-        let client = Client::new(name, swap_bytes, stored.device_pool()?);
-        entry.insert(Service::start(name, client, listeners)?);
+        let client = Client::new(swap_bytes, Arc::clone(&stored))?;
+        stored.settle(terms)?;
+        let service = Service::start(name, client, listeners).inspect_err(|_| {
+            // Nothing stays reserved for it, and that is never refused.
+            let _ = stored.settle(Terms::default());
+        })?;
+        entry.insert(service);
         Ok(())
+    }
+
+    /// Settles anew what a client that is served may have. Pages that it has are not touched.
+    ///
+    /// # Errors
+    /// [`ServeError::NoClient`], or [`ServeError::Overcommitted`]; nothing has changed then.
+    pub fn settle(&self, name: &str, terms: Terms) -> Result<(), ServeError> {
+        let _changing = self.changing();
+        let client = self.client(name);
+        let client = client.ok_or_else(|| ServeError::NoClient(name.to_owned()))?;
+        Ok(client.stored.settle(terms)?)
     }
 
     /// Closes the client's connections and destroys its pools. A client that is not served but left
@@ -205,6 +222,12 @@ impl Server {
         self.store.usage()
     }
 
+    /// What has been evicted since the store was opened.
+    #[must_use]
+    pub fn evictions(&self) -> Evictions {
+        self.store.evictions()
+    }
+
     /// Locks the arena in memory, now and as it grows.
     ///
     /// # Errors
@@ -216,12 +239,7 @@ impl Server {
     /// A client's figures; `None` when it is not served.
     #[must_use]
     pub fn client_stats(&self, name: &str) -> Option<ClientStats> {
-        let client = self
-            .lock()
-            .by_name
-            .get(name)
-            .map(|service| Arc::clone(&service.client));
-        client.map(|client| client.stats())
+        self.client(name).map(|client| client.stats())
     }
 
     /// Stops serving: no new connections, and those that are there end once they have served what
@@ -246,6 +264,12 @@ impl Server {
         if let Some(housekeeper) = housekeeper {
             housekeeper.stop();
         }
+    }
+
+    fn client(&self, name: &str) -> Option<Arc<Client>> {
+        let services = self.lock();
+        let service = services.by_name.get(name)?;
+        Some(Arc::clone(&service.client))
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {

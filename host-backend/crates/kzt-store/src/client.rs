@@ -193,6 +193,12 @@ impl Client {
         self.account.terms()
     }
 
+    /// Bytes of its persistent pages and their index: what its cap and its reservation are of.
+    #[must_use]
+    pub fn charged(&self) -> u64 {
+        self.account.charge.persistent_bytes()
+    }
+
     /// Settles anew what the client may have. Pages that it has are not touched.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ fn any_chain_is_served_or_ends_the_connection() {
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
     let config = Config::new(folder.path().join("arena"), 8 << 20);
     let (store, _) = Store::open(&config).unwrap();
-    let client = Client::new("a", DEVICE, store.open_pool("a").unwrap());
+    let client = Client::new(DEVICE, store.client("a").unwrap()).unwrap();
     let (socket, _peer) = UnixStream::pair().unwrap();
     let membership = client.admit(Purpose::Pages, Peer::new(socket)).unwrap();
     let mut service = Service::new(&membership);

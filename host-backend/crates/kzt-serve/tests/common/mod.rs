@@ -23,7 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use kzt_serve::{ServeError, Server, ServerConfig, Sockets};
-use kzt_store::{Codec, Dedup};
+use kzt_store::{Codec, Dedup, Terms};
 use tempfile::TempDir;
 
 pub const READ: u16 = 0;
@@ -99,7 +99,8 @@ impl Lab {
             vhost: &self.socket(&vhost),
             ctl: &self.socket(&ctl),
         };
-        self.server.add_client(client, swap, &Dedup::Off, sockets)
+        self.server
+            .add_client(client, swap, &Dedup::Off, Terms::default(), sockets)
     }
 
     pub fn connect(&self, client: &str) -> UnixStream {
