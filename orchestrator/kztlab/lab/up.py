@@ -170,7 +170,12 @@ def _store(session: Session, there: Mapping[str, GuestState]) -> dict[str, Clien
                 if guest.name not in there:
                     store.remove_client(guest.client)
                 clients[guest.name] = store.add_client(
-                    guest.client, guest.spec.swap, dedup=lab.cluster.store.dedup
+                    guest.client,
+                    guest.spec.swap,
+                    dedup=lab.cluster.store.dedup,
+                    weight=guest.spec.weight,
+                    cap=guest.spec.cap,
+                    reservation=guest.spec.reservation,
                 )
     session.progress.done("store", "serving")
     return clients

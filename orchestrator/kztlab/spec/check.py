@@ -44,7 +44,12 @@ class HostFacts:
 
 def check(cluster: Cluster, host: HostFacts) -> list[Problem]:
     """Why this host cannot carry this lab: an empty list if it can."""
-    findings = [*_store_fits(cluster, host), *_guests_fit(cluster, host), *_swap_fits(cluster)]
+    findings = [
+        *_store_fits(cluster, host),
+        *_guests_fit(cluster, host),
+        *_swap_fits(cluster),
+        *_reservations_fit(cluster),
+    ]
     return [cluster.problem(found) for found in findings]
 
 
@@ -95,6 +100,31 @@ def _swap_fits(cluster: Cluster) -> Iterator[Finding]:
         spill = "" if store.spill else "store.spill, or "
         hint = f"{format_size(enough)} would do, or {spill}smaller swap, or store.overcommit: true"
         yield Finding(("store", "memory"), message, hint)
+
+
+def _reservations_fit(cluster: Cluster) -> Iterator[Finding]:
+    """Reports the group of guests with which more is reserved than can be, and no later one."""
+    if cluster.store.socket is not None:
+        return
+    most = reservable(cluster.store.memory)
+    reserved = 0
+    for name, spec in cluster.guests.items():
+        if spec.uses_store:
+            reserved += spec.count * (spec.reservation or 0)
+        if reserved > most:
+            message = (
+                f"the guests up to here reserve {_mib(reserved)}, of the store's"
+                f" {format_size(cluster.store.memory)} {_mib(most)} can be reserved"
+            )
+            hint = "reduce it, or enlarge store.memory"
+            yield Finding(("guests", name, "reservation"), message, hint)
+            return
+
+
+def reservable(memory: int) -> int:
+    """Most bytes that clients of a store of that memory can reserve together: the store keeps an
+    extent for itself and a ninth of the rest for what its allocators waste."""
+    return (memory - 64 * KIB) // 9 * 8
 
 
 def _mib(size: int) -> str:

@@ -46,6 +46,10 @@ def contradictions(
             message = f"{format_size(limit)} is more than the guest's {format_size(spec.memory)}"
             path = ("guests", name, "workload_memory_max")
             yield Finding(path, message, "memory.max must be below the guest's memory")
+        if spec.cap is not None and (spec.reservation or 0) > spec.cap:
+            message = f"{format_size(spec.reservation or 0)} is more than the guest's cap"
+            hint = f"at most its cap of {format_size(spec.cap)}"
+            yield Finding(("guests", name, "reservation"), message, hint)
     seen: dict[str, int] = {}
     for index, workload in workloads.items():
         first = seen.setdefault(workload.name, index)

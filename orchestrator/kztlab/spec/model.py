@@ -91,8 +91,6 @@ class StoreSpec(Section):
 class GuestSpec(Section):
     """A guest, or several that are alike."""
 
-    planned = frozenset({"cap", "weight", "reservation"})
-
     count: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
         description="How many such guests. Two guests `web` are named `web-1` and `web-2`; "
@@ -118,6 +116,23 @@ class GuestSpec(Section):
         default=GIB,
         description="Size of the swap device, a multiple of 4KiB. Frontend `none` has no use "
         "for it.",
+    )
+    weight: Annotated[int, Field(ge=1, le=65535)] = Field(
+        default=1,
+        description="The guest's share of the store: when its memory is short, who has most "
+        "ephemeral pages for its weight loses some first. What is swapped out is not ephemeral. "
+        "1 to 65535.",
+    )
+    cap: Annotated[Size, sized(MIB, 16 * TIB)] | None = Field(
+        default=None,
+        description="Most bytes of the store that each such guest's pages, compressed, and their "
+        "index may take. What would be more is refused with ENOSPC. At least 1MiB.",
+    )
+    reservation: Annotated[Size, sized(MIB, 16 * TIB)] | None = Field(
+        default=None,
+        description="Bytes of the store that are kept for each such guest alone; others are "
+        "refused what would touch them. At least 1MiB, all together eight ninths of the store's "
+        "`memory`: the rest is for what allocators waste.",
     )
     workload_memory_max: Annotated[Size, sized(8 * MIB, 16 * TIB)] | None = Field(
         default=None,

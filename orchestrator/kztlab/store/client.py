@@ -78,12 +78,28 @@ class StoreClient:
         """The daemon's `GET /v1/status` as it is: version, arena, clients with their counters."""
         return self._ask("GET", "/v1/status")
 
-    def add_client(self, name: str, swap_bytes: int, *, dedup: str) -> Client:
-        """Make sure that there is a client of this name, size and deduplication.
+    def add_client(
+        self,
+        name: str,
+        swap_bytes: int,
+        *,
+        dedup: str,
+        weight: int = 1,
+        cap: int | None = None,
+        reservation: int | None = None,
+    ) -> Client:
+        """Make sure that there is a client of this name that is like this.
 
         Raises `StoreRefused` if there is another one, or no room for one more.
         """
-        body = {"name": name, "swap": swap_bytes, "dedup": dedup}
+        body = {
+            "name": name,
+            "swap": swap_bytes,
+            "dedup": dedup,
+            "weight": weight,
+            "cap": cap or "none",
+            "reservation": reservation or "none",
+        }
         answer = self._ask("POST", "/v1/clients", body)
         try:
             return _client(answer)

@@ -92,6 +92,7 @@ def test_what_is_up_is_kept_and_what_is_missing_added(tmp_path: Path) -> None:
     [
         ("guests: {web: {memory: 256MiB}}", "guests.web.memory is 192MiB, not 256MiB"),
         ("guests: {web: {swap: 2GiB}}\nstore: {memory: 1GiB}", "guests.web.swap is 1GiB, not 2GiB"),
+        ("guests: {web: {cap: 64MiB}}", "guests.web.cap is None, not 64MiB"),
         ("guests: {db: {}}", "it has no guest web"),
         ("guests: {web: {}}\nstore: {codec: lz4}", "store.codec is lzo, not lz4"),
     ],

@@ -18,6 +18,7 @@ import pytest
 
 from kztlab.errors import BadInput, HostUnable
 from kztlab.spec import StoreSpec
+from kztlab.spec.check import reservable
 from kztlab.store import Daemon, StoreClient, StoreRefused, StoreUnreachable
 
 if TYPE_CHECKING:
@@ -82,6 +83,25 @@ def test_clients_come_and_go(daemon: Daemon) -> None:
         store.remove_client("a")
         assert not client.nbd.exists()
         assert store.add_client("a", 4 * MIB, dedup="client").swap_bytes == 4 * MIB
+
+
+def test_a_clients_terms_reach_the_store(daemon: Daemon) -> None:
+    daemon.start(SPEC)
+    most = reservable(SPEC.memory)
+    with StoreClient(daemon.api) as store:
+        for _ in range(2):
+            store.add_client("a", MIB, dedup="off", weight=2, cap=2 * MIB, reservation=MIB)
+        (client,) = store.status()["clients"]
+        assert [client[key] for key in ("weight", "cap_bytes", "reservation_bytes")] == [
+            2,
+            2 * MIB,
+            MIB,
+        ]
+        with pytest.raises(StoreRefused, match="another cap"):
+            store.add_client("a", MIB, dedup="off", weight=2, reservation=MIB)
+        with pytest.raises(StoreRefused, match="cannot have its reservation"):
+            store.add_client("b", MIB, dedup="off", reservation=most - MIB + 1)
+        store.add_client("b", MIB, dedup="off", reservation=most - MIB)
 
 
 def test_a_killed_one_is_back_and_can_still_be_stopped(daemon: Daemon) -> None:

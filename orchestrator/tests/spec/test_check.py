@@ -90,6 +90,26 @@ def test_swap_devices_beyond_the_store(tmp_path: Path) -> None:
         assert problems(tmp_path, f"lab: q\nstore: {{{enough}}}\n{guests}") == []
 
 
+def test_reservations_beyond_the_store(tmp_path: Path) -> None:
+    def of(store: str, reservation: str, frontend: str = "relay") -> str:
+        return (
+            f"lab: q\nstore: {{{store}, overcommit: true}}\nguests:\n  a: {{reservation: 100MiB}}\n"
+            f"  b: {{frontend: disk, reservation: 1GiB}}\n"
+            f"  c:\n    count: 2\n    frontend: {frontend}\n    reservation: {reservation}\n"
+            f"  d: {{}}\n"
+        )
+
+    assert problems(tmp_path, of("memory: 256MiB", "64MiB")) == [
+        (
+            "cluster.yaml:9:18: guests.c.reservation: the guests up to here reserve 228MiB, of the"
+            " store's 256MiB 227MiB can be reserved (reduce it, or enlarge store.memory)"
+        )
+    ]
+    assert problems(tmp_path, of("memory: 256MiB", "63MiB")) == []
+    assert problems(tmp_path, of("memory: 256MiB", "64MiB", "zram")) == []
+    assert problems(tmp_path, of("socket: /run/kztmem/api.sock", "1GiB")) == []
+
+
 def test_the_facts_of_this_host() -> None:
     facts = HostFacts.read()
     assert facts.memory_available > 0

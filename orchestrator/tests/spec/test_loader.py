@@ -202,6 +202,17 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
                 "domain:NAME with a name of up to 32 printable characters, no spaces)"
             ),
         ),
+        (
+            "lab: q\nguests: {a: {cap: 1}}",
+            "2:19: guests.a.cap: 1B is too small (at least 1MiB)",
+        ),
+        (
+            "lab: q\nguests: {a: {cap: 2MiB, reservation: 3MiB}}",
+            (
+                "2:38: guests.a.reservation: 3MiB is more than the guest's cap"
+                " (at most its cap of 2MiB)"
+            ),
+        ),
         # --- not built yet
         (
             "lab: q\nguests: {a: {frontend: tmem}}",
@@ -209,11 +220,6 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
                 "2:24: guests.a.frontend: frontend 'tmem' is not built yet"
                 " (use auto, nbd, relay, vhost-user-blk, disk, zram or none)"
             ),
-        ),
-        ("lab: q\nguests: {a: {cap: 1}}", "2:14: guests.a.cap: not built yet (remove the key)"),
-        (
-            "lab: q\nguests: {a: {weight: 2}}",
-            "2:14: guests.a.weight: not built yet (remove the key)",
         ),
         (
             "lab: q\nguests: {a: {}}\nstore: {spill: 1MiB}",

@@ -56,6 +56,9 @@ GUESTS = st.builds(
     vcpus=st.integers(1, 64),
     frontend=st.sampled_from(["auto", "nbd", "vhost-user-blk", "disk", "zram", "none"]),
     swap=st.integers(256, 1 << 20).map(lambda pages: pages * 4 * KIB),
+    weight=st.integers(1, 65535),
+    cap=st.none() | mebibytes(64, 256),
+    reservation=st.none() | mebibytes(1, 64),
     workload_memory_max=st.none() | st.integers(64 * MIB, 256 * MIB),
     boot_timeout=seconds(1, 3600),
 )
