@@ -14,7 +14,7 @@ from kztlab.errors import BadInput
 from kztlab.report.series import Series, Window, extract
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from kztlab.observe import RunDirectory, Sample
     from kztlab.spec import Guest
@@ -94,7 +94,14 @@ class GuestResult(Result):
     stored_bytes: int | None = Field(description="Most memory they took in the store.")
     ratio: float | None = Field(description="Compression ratio when most pages were stored.")
     refused_pages: int | None = Field(
-        description="Pages the store refused while workloads ran, because it was full."
+        description="Pages the store refused while workloads ran: for the two causes that follow, "
+        "or because it was full."
+    )
+    over_cap_pages: int | None = Field(
+        default=None, description="Of these: refused for the guest's cap."
+    )
+    over_reservation_pages: int | None = Field(
+        default=None, description="Of these: refused for what other guests have reserved."
     )
     load_pages: int = Field(description="Pages its workloads filled.")
     out: Traffic
@@ -202,7 +209,7 @@ def summarize(
         store=next((sample["status"] for sample in reversed(store) if "status" in sample), None),
         deduplicated_bytes=_whole(arena_series(store, "deduplicated_bytes", interval).peak()),
         errors=list(errors),
-        warnings=[*warnings, *filter(None, map(_refusal, guests))],
+        warnings=[*warnings, *(said for guest in guests for said in _refusals(guest))],
     )
     run.write(run.summary.name, summary.model_dump_json(indent=2) + "\n")
     return summary
@@ -260,7 +267,12 @@ def _guest(
         traffic[ours] = Traffic(
             guest=_whole(swapped.increase(windows)), store=_whole(counted.increase(windows))
         )
-    refused = client_series(store, ran.client, "failed_puts", interval) if ran.client else None
+
+    def refused(key: str) -> int | None:
+        if ran.client is None:
+            return None
+        return _whole(client_series(store, ran.client, key, interval).increase(windows))
+
     pages, size, ratio = _stored(store, ran.client, interval)
     return GuestResult(
         name=guest.name,
@@ -274,7 +286,9 @@ def _guest(
         stored_pages=pages,
         stored_bytes=size,
         ratio=ratio,
-        refused_pages=None if refused is None else _whole(refused.increase(windows)),
+        refused_pages=refused("failed_puts"),
+        over_cap_pages=refused("over_cap"),
+        over_reservation_pages=refused("over_reservation"),
         load_pages=sum(workload.pages or 0 for workload in ran.workloads),
         out=traffic["pswpout"],
         into=traffic["pswpin"],
@@ -303,14 +317,24 @@ def _stored(
     return _whole(pages.peak()), _whole(size.peak()), ratio
 
 
-def _refusal(guest: GuestResult) -> str | None:
+def _refusals(guest: GuestResult) -> Iterator[str]:
     """What to say of a guest whose pages did not all find room; it kept those in its memory."""
-    if not guest.refused_pages:
-        return None
-    return (
-        f"the store was full and refused {guest.refused_pages:,} pages of {guest.name}: give it "
-        "more memory, or the guests less to swap"
-    )
+    capped, reserved = guest.over_cap_pages or 0, guest.over_reservation_pages or 0
+    if full := (guest.refused_pages or 0) - capped - reserved:
+        yield (
+            f"the store was full and refused {full:,} pages of {guest.name}: give it more memory, "
+            "or the guests less to swap"
+        )
+    if capped:
+        yield (
+            f"{guest.name} was at its cap and {capped:,} of its pages were refused: raise the cap, "
+            "or give it less to swap"
+        )
+    if reserved:
+        yield (
+            f"other guests have reserved what {reserved:,} pages of {guest.name} would have taken: "
+            "give the store more memory, or reserve less"
+        )
 
 
 def _whole(value: float | None) -> int | None:

@@ -91,6 +91,8 @@ def client(time: float, name: str, guest: int) -> dict[str, Any]:
             "flushes": puts // 3,
             "flush_found": puts // 4,
             "failed_puts": puts // 100 if name == "web-2" else 0,
+            "over_cap": puts // 200 if name == "web-2" else 0,
+            "over_reservation": puts // 400 if name == "web-2" else 0,
             "crc_errors": 0,
         },
         "latency": {

@@ -76,8 +76,16 @@ def test_ends_that_count_differently_are_told_apart() -> None:
 def test_refused_pages_are_a_warning(summarized: Callable[..., Summary]) -> None:
     summary = summarized()
     assert [guest.refused_pages for guest in summary.guests] == [0, 768, 0, None]
-    (warning,) = summary.warnings
-    assert warning.startswith("the store was full and refused 768 pages of web-2")
+    assert [(guest.over_cap_pages, guest.over_reservation_pages) for guest in summary.guests] == [
+        (0, 0),
+        (384, 192),
+        (0, 0),
+        (None, None),
+    ]
+    full, capped, reserved = summary.warnings
+    assert full.startswith("the store was full and refused 192 pages of web-2: ")
+    assert capped.startswith("web-2 was at its cap and 384 of its pages were refused: ")
+    assert reserved.startswith("other guests have reserved what 192 pages of web-2 would ")
 
 
 def test_summary_json_reads_back(summarized: Callable[..., Summary], run: RunDirectory) -> None:
