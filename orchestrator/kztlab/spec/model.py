@@ -126,7 +126,8 @@ class GuestSpec(Section):
     cap: Annotated[Size, sized(MIB, 16 * TIB)] | None = Field(
         default=None,
         description="Most bytes of the store that each such guest's pages, compressed, and their "
-        "index may take. What would be more is refused with ENOSPC. At least 1MiB.",
+        "index may take in memory. What would be more is refused with ENOSPC: the guest keeps the "
+        "page, and goes on trying as long as it has free swap. At least 1MiB.",
     )
     reservation: Annotated[Size, sized(MIB, 16 * TIB)] | None = Field(
         default=None,
