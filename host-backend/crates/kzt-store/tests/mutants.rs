@@ -74,15 +74,15 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         bug: "every operation takes a global lock first",
-        file: "src/pool.rs",
+        file: "src/put.rs",
         changes: &[
             (
                 "\nimpl State {",
-                "\nstatic ALL: Mutex<()> = Mutex::new(());\n\nimpl State {",
+                "\nstatic ALL: std::sync::Mutex<()> = std::sync::Mutex::new(());\n\nimpl State {",
             ),
             (
                 "let mut state = self.lock();",
-                "let _all = lock(&ALL);\n        let mut state = self.lock();",
+                "let _all = crate::lock(&ALL);\n            let mut state = self.lock();",
             ),
         ],
         test: ("ancestors", "no_operation_waits_for_another_clients"),
