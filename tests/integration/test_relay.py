@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from tests.integration.conftest import Kztlab
 
-KILLS = number("KZTLAB_KILLS", 8)
+KILLS = number("KZTLAB_KILLS", 4)
 PASSES = 2 + KILLS // 4
-RESTARTS = number("KZTLAB_RESTARTS", 10)
+RESTARTS = number("KZTLAB_RESTARTS", 4)
 PAGES_BETWEEN = 1500
 """Pages that the store takes between two kills, so that all fall into a session and the load."""
 LONG = 8.0

@@ -34,7 +34,7 @@ workloads:
 """
 PAGES = (450 << 20) // 4096
 
-KILLS = int(os.environ.get("KZTLAB_KILLS", "8"))
+KILLS = int(os.environ.get("KZTLAB_KILLS", "4"))
 PAGES_BETWEEN = 1500
 """Pages that the store takes between two kills, so that all fall into the load."""
 HANG_LIMIT = 5.0
