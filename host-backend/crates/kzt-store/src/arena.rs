@@ -5,23 +5,22 @@
 //! a damaged offset can at worst read wrong words, never foreign memory.
 
 use std::ffi::c_void;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, MapFlags, MlockFlags, ProtFlags};
 
 use crate::error::OpenError;
 use crate::layout::{EXTENT, FRAME};
+use crate::ours;
 
 const WORD: u64 = size_of::<u64>() as u64;
-/// The flag's bits, as std wants them.
-const NOFOLLOW: i32 = i32::from_ne_bytes(OFlags::NOFOLLOW.bits().to_ne_bytes());
 pub(crate) const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// An arena file that is ours alone, not yet mapped.
@@ -34,29 +33,7 @@ pub(crate) struct ArenaFile {
 impl ArenaFile {
     /// Opens or creates the file and locks it against every other opener.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let failed = |what| OpenError::io(path, what);
-        // The folder may be writable by everybody: no symbolic link is followed, and a file
-        // that somebody else put there is not used.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(NOFOLLOW)
-            .open(path)
-            .map_err(failed("open"))?;
-        let meta = file.metadata().map_err(failed("stat"))?;
-        if !meta.is_file() || meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(OpenError::NotOurs { path: path.into() });
-        }
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(OpenError::Busy { path: path.into() }),
-            Err(error) => return Err(failed("lock")(error.into())),
-        }
-        // Only now: the last owner may have resized it while we waited for nothing.
-        let len = file.metadata().map_err(failed("stat"))?.len();
+        let (file, len) = ours::open(path)?;
         Ok(Self { file, len })
     }
 

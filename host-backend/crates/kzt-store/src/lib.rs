@@ -38,6 +38,7 @@ mod layout;
 mod limits;
 mod lz4;
 mod lzo;
+mod ours;
 mod owner;
 mod pam;
 #[cfg(test)]

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The spill file on its disk: header, and clusters read and written.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::io::retry_on_intr;
 
 use crate::arena::TMPFS_MAGIC;
 use crate::error::OpenError;
+use crate::ours;
 
 /// Bytes of a cluster: what is written, reused and given back to the disk at a time.
 pub(crate) const CLUSTER: usize = 256 << 10;
@@ -53,22 +54,8 @@ impl SpillFile {
     /// that is not this arena's is refused.
     pub(super) fn open(path: &Path, arena: ArenaId) -> Result<Self, OpenError> {
         let failed = |what| OpenError::io(path, what);
-        // Like the arena's, the folder may be writable by everybody.
-        let file = options(OFlags::empty())
-            .create(true)
-            .open(path)
-            .map_err(failed("open"))?;
-        let meta = file.metadata().map_err(failed("stat"))?;
-        if !meta.is_file() || meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(OpenError::NotOurs { path: path.into() });
-        }
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(OpenError::Busy { path: path.into() }),
-            Err(error) => return Err(failed("lock")(error.into())),
-        }
+        let (file, len) = ours::open(path)?;
         let mut is_new = true;
-        let len = file.metadata().map_err(failed("stat"))?.len();
         if len > 0 {
             let foreign = || OpenError::SpillForeign { path: path.into() };
             let mut bytes = [0; ALIGN];
@@ -106,7 +93,7 @@ impl SpillFile {
         // Whether a file system has direct I/O shows when it is used. What is there already is
         // written once more.
         let ino = self.file.metadata()?.ino();
-        let direct = options(OFlags::DIRECT)
+        let direct = ours::options(OFlags::DIRECT)
             .open(&self.path)
             .ok()
             .filter(|direct| {
@@ -178,17 +165,6 @@ impl SpillFile {
     pub(super) fn allocated(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks() * 512)
     }
-}
-
-fn options(flags: OFlags) -> OpenOptions {
-    let flags = (flags | OFlags::NOFOLLOW).bits();
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(i32::from_ne_bytes(flags.to_ne_bytes()));
-    options
 }
 
 /// Position of a cluster in the file, behind the header.
