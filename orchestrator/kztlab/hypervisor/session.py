@@ -12,7 +12,6 @@ files outlive it: if it is killed, the next one finds the running guests there.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import shutil
@@ -23,6 +22,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable
+from kztlab.locks import lock_file
+from kztlab.programs import SYSTEM_PATH, find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ def uri(places: Places) -> str:
 
     Raises `HostUnable` if there is no libvirtd or it does not start.
     """
-    binary = shutil.which("libvirtd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    binary = find("libvirtd")
     if binary is None:
         raise HostUnable(
             "libvirtd is not installed",
@@ -111,32 +112,13 @@ def _locked(places: Places) -> Iterator[Path]:
     """Alone in the folder with all of our libvirtd's run-time files."""
     while True:
         folder = places.service_folder(places.runtime / _FOLDER)
-        lock = _lock(folder / "start.lock")
+        lock = lock_file(folder / "start.lock")
         if lock is not None:
             break
     try:
         yield folder
     finally:
         os.close(lock)
-
-
-def _lock(path: Path) -> int | None:
-    """Wait for the lock; None if `stop` removed it, and the folder around it, meanwhile."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.samestat(path.stat(), os.fstat(lock)):
-            return lock
-    except FileNotFoundError:
-        pass
-    except BaseException:
-        os.close(lock)
-        raise
-    os.close(lock)
-    return None
 
 
 def _start(binary: str, places: Places, folder: Path) -> None:
@@ -149,7 +131,7 @@ def _start(binary: str, places: Places, folder: Path) -> None:
     places.own(qemu_conf)
     cache = places.service_folder(places.cache / "libvirt")
     environment = {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": SYSTEM_PATH,
         "LC_ALL": "C.UTF-8",
         "HOME": account.pw_dir,
         "XDG_RUNTIME_DIR": str(folder),

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable
 from kztlab.image import initrd, kernel
-from kztlab.image.lock import lock
-from kztlab.image.runner import Runner, search_path
+from kztlab.image.runner import Runner
 from kztlab.image.sources import (
     KEYRING,
     for_suite,
@@ -28,6 +27,8 @@ from kztlab.image.sources import (
     host_transport,
     sources_list,
 )
+from kztlab.locks import lock
+from kztlab.programs import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,11 +52,7 @@ _ROOM_TO_KEEP = 512 << 20
 
 def check_host(images: Path) -> None:
     """Raise `HostUnable` for what is missing, all at once and with the command that brings it."""
-    missing = [
-        package
-        for program, package in NEEDED.items()
-        if not shutil.which(program, path=search_path())
-    ]
+    missing = [package for program, package in NEEDED.items() if not find(program)]
     if not Path(KEYRING).exists():
         missing.append("debian-archive-keyring")
     if missing:

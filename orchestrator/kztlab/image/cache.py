@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from kztlab.errors import BadInput, HostUnable
 from kztlab.image.build import build, check_host
-from kztlab.image.lock import lock
 from kztlab.image.recipe import REPOSITORY, Recipe, recipe, recipes
+from kztlab.locks import lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from kztlab.errors import HostUnable
+from kztlab.programs import search_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,15 +29,9 @@ if TYPE_CHECKING:
     Progress = Callable[[str, float], None]
     """Called with a step's name and the seconds since it began: at its start, then each second."""
 
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UNTIL_ORPHANED = """trap 'trap "" TERM; kill -TERM 0; wait' TERM; "$@" & wait "$!\""""
 _GRACE = 10.0
 _TAIL = 12
-
-
-def search_path() -> str:
-    """PATH with the folders of mke2fs, which ordinary users' lacks."""
-    return f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from kztlab import image
 from kztlab.errors import HostUnable, KztlabError
 from kztlab.places import Places
+from kztlab.programs import find
 from kztlab.spec import format_size
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 Purpose = Literal["guests", "store", "images", "ssh", "disk", "shm"]
 """What a requirement is for. `disk` and `shm` are about room for a lab that is still to come."""
-
-SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Where daemons are, which an ordinary user's PATH often lacks."""
 
 SHM_WANTED = 256 << 20
 """Many containers give /dev/shm 64 MiB, which holds no store worth the name."""
@@ -89,13 +87,8 @@ def apt_line(packages: Sequence[str]) -> str:
 
 
 def program(name: str) -> Path | None:
-    """A program on PATH, in the folders for daemons, or beside this Python."""
-    folders = (
-        os.environ.get("PATH", os.defpath),
-        *SYSTEM_FOLDERS,
-        str(Path(sys.executable).parent),
-    )
-    found = shutil.which(name, path=os.pathsep.join(folders))
+    """A program on PATH, in the system's folders, or beside this Python."""
+    found = find(name, str(Path(sys.executable).parent))
     return Path(found) if found else None
 
 

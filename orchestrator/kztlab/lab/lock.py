@@ -8,13 +8,13 @@ however that one dies. The file holds its owner's pid, for the message to whoeve
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable
+from kztlab.locks import lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,34 +54,19 @@ def _acquire(places: Places, lab: str, deadline: float) -> int:
     path = places.lab(lab) / FILE
     while True:
         places.folder(path.parent)
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            continue  # a `down` took the folder away between the two calls
-        if _flock(descriptor) and _is(path, descriptor):
+        descriptor = lock_file(path, wait=False)
+        if descriptor is not None:
             return descriptor
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace")
-        os.close(descriptor)
         if time.monotonic() > deadline:
             raise HostUnable(
-                f"another kztlab command is at work on the lab {lab}: process {owner or 'unknown'}",
+                f"another kztlab command is at work on the lab {lab}: process {_owner(path)}",
                 hint="wait for it, or end it: the lab stays as it is then",
             )
         time.sleep(0.1)
 
 
-def _flock(descriptor: int) -> bool:
+def _owner(path: Path) -> str:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is(path: Path, descriptor: int) -> bool:
-    """Whether this is the file of that name: `down` unlinks the one it holds, and a lock on an
-    unlinked file keeps nobody out."""
-    try:
-        return path.stat().st_ino == os.fstat(descriptor).st_ino
-    except FileNotFoundError:
-        return False
+        return path.read_bytes()[:20].decode("ascii", "replace") or "unknown"
+    except OSError:
+        return "unknown"

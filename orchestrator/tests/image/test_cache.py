@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kztlab import programs
 from kztlab.errors import BadInput, HostUnable
-from kztlab.image import build, cache, ensure, list_images, remove, runner
+from kztlab.image import build, cache, ensure, list_images, remove
 from kztlab.image.cache import PROGRAMS
-from kztlab.image.lock import lock
 from kztlab.image.recipe import recipe, recipes
+from kztlab.locks import lock
 
 if TYPE_CHECKING:
     from kztlab.places import Places
@@ -151,7 +152,7 @@ def test_all_missing_packages_are_told_at_once(
     places: Places, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(room))
-    monkeypatch.setattr(runner, "_SYSTEM_PATH", str(room))
+    monkeypatch.setattr(programs, "SYSTEM_PATH", str(room))
     with pytest.raises(HostUnable) as caught:
         ensure("tiny", places, quiet)
     assert caught.value.hint == (

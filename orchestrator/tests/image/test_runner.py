@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kztlab.errors import HostUnable
-from kztlab.image.lock import lock
 from kztlab.image.runner import Runner
+from kztlab.locks import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
