@@ -9,7 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import fio, guests, store
+from bench import fio, guest_fio, guests, store
+from bench.ratios import Ratio
 from bench.servers import SERVERS
 
 MIB = 1 << 20
@@ -33,7 +34,7 @@ def machine() -> dict[str, object]:
 
 
 def print_row(label: str, *cells: str) -> None:
-    print(f"  {label:<28}" + "".join(f"{cell:>15}" for cell in cells))
+    print(f"  {label:<28}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 def print_fio(rates: list[fio.Figure], held: list[fio.Held], repetitions: int) -> None:
@@ -54,6 +55,27 @@ def print_fio(rates: list[fio.Figure], held: list[fio.Held], repetitions: int) -
             print_row(job.name, *(f"{rate:.0f}" for rate in (own, *theirs)), *ratios)
         sizes = [memory[data, server.name] for server in SERVERS]
         print_row("memory held when full, MiB", *(f"{size / MIB:.0f}" for size in sizes))
+
+
+def print_guest_fio(figures: list[guest_fio.Figure], rounds: int) -> None:
+    """Print requests a second of each disk, and the own one's as multiples of its peers'."""
+    runs = {(each.data, each.pattern, each.disk): each for each in figures}
+    own, *peers = guest_fio.SERIALS
+    print(
+        f"\nfio in a guest, libaio, 4 KiB, queue depth {guest_fio.DEPTH},"
+        f" {guest_fio.DEVICE_BYTES // MIB} MiB; thousands a second, median of {rounds};"
+        "\nratios: mean of rounds [95 % interval]"
+    )
+    for data in fio.COMPRESSIBLE_PERCENT:
+        print()
+        print_row(data, own, *peers, *(f"× {peer}" for peer in peers))
+        for pattern in guest_fio.PATTERNS:
+            mine, *theirs = (runs[data, pattern, disk] for disk in guest_fio.SERIALS)
+            rates = [f"{each.median / 1000:.1f}" for each in (mine, *theirs)]
+            ratios = [
+                str(Ratio.of(mine.requests_per_second, each.requests_per_second)) for each in theirs
+            ]
+            print_row(pattern, *rates, *ratios)
 
 
 def print_guests(figures: list[guests.Figure], load: guests.Load, repetitions: int) -> None:
@@ -95,6 +117,9 @@ def print_store(all_figures: list[store.Figures], codec: str, repetitions: int) 
         )
 
 
+PARTS = ("fio", "guest-fio", "guests", "store")
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -104,11 +129,9 @@ def positive(text: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
+    parser.add_argument("--only", choices=PARTS, help="measure one part (default: all)")
     parser.add_argument(
-        "--only", choices=["fio", "guests", "store"], help="measure one part (default: all)"
-    )
-    parser.add_argument(
-        "--repetitions", type=positive, default=5, help="of fio and store (default: 5)"
+        "--repetitions", type=positive, default=5, help="of all but guests (default: 5)"
     )
     parser.add_argument("--guest-repetitions", type=positive, default=3, help="(default: 3)")
     parser.add_argument("--guest-size", default="208MiB", help="of their load (default: 208MiB)")
@@ -137,6 +160,10 @@ def main() -> int:
         result["fio"] = [asdict(figure) for figure in rates]
         result["memory"] = [asdict(figure) for figure in held]
         print_fio(rates, held, arguments.repetitions)
+    if arguments.only in {None, "guest-fio"}:
+        inside = guest_fio.compare(arguments.repetitions, progress)
+        result["guest_fio"] = [asdict(figure) for figure in inside]
+        print_guest_fio(inside, arguments.repetitions)
     if arguments.only in {None, "guests"}:
         load = guests.Load(arguments.guest_size, arguments.guest_vcpus)
         frontends, repetitions = arguments.frontends, arguments.guest_repetitions
