@@ -46,10 +46,18 @@ def read(stream: bytes) -> tuple[Frame, bytes]:
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli), bit by bit."""
+    """CRC-32C (Castagnoli), byte by byte."""
     crc = 0xFFFFFFFF
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        crc = crc >> 8 ^ _CRC32C[crc & 0xFF ^ byte]
     return crc ^ 0xFFFFFFFF
+
+
+def _bit_by_bit(byte: int) -> int:
+    crc = byte
+    for _ in range(8):
+        crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
+_CRC32C: Final = [_bit_by_bit(byte) for byte in range(256)]

@@ -4,5 +4,7 @@
 //! Bytes in, requests out: nothing here does I/O, keeps a clock, allocates for a request or knows
 //! the store. Every byte is taken to be a hostile guest's: the code can refuse, never panic.
 
+mod framing;
 pub mod nbd;
 pub mod port;
+pub mod tmem;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 use std::fmt;
 
+use crate::framing::{Framed, field, join};
+
 /// Bytes of a frame before its payload.
 pub const HEADER_LENGTH: usize = 32;
 /// Longest frame: virtio-console moves no more than that in one write.
@@ -13,7 +15,7 @@ pub const MIN_FRAME: usize = 4 << 10;
 pub const MAX_REPORT: usize = 16 << 10;
 
 /// A frame's first bytes.
-pub(super) const MAGIC: [u8; 4] = *b"KZTP";
+const MAGIC: [u8; 4] = *b"KZTP";
 const VERSION: u8 = 1;
 
 pub(super) const HELLO_PAYLOAD: usize = 8;
@@ -107,7 +109,7 @@ pub enum Damage {
 
 impl Header {
     /// Reads a header and its checksum; `None` when `input` is too short.
-    pub(super) fn decode(input: &[u8]) -> Result<Option<(Self, u32)>, Damage> {
+    fn decode(input: &[u8]) -> Result<Option<(Self, u32)>, Damage> {
         if !MAGIC.iter().zip(input).all(|(wanted, byte)| wanted == byte) {
             return Err(Damage::Head);
         }
@@ -151,9 +153,17 @@ impl Header {
     }
 }
 
-impl<'a> Frame<'a> {
-    /// Reads the frame at the front of `input`; `None` when it is not there as a whole.
-    pub(super) fn parse(input: &'a [u8]) -> Result<Option<Self>, Damage> {
+impl<'a> Framed<'a> for Frame<'a> {
+    type Header = Header;
+    type Damage = Damage;
+
+    const MAGIC: [u8; 4] = MAGIC;
+
+    fn head(input: &[u8]) -> Result<Option<Header>, Damage> {
+        Ok(Header::decode(input)?.map(|(header, _)| header))
+    }
+
+    fn parse(input: &'a [u8]) -> Result<Option<Self>, Damage> {
         let Some((header, checksum)) = Header::decode(input)? else {
             return Ok(None);
         };
@@ -167,8 +177,7 @@ impl<'a> Frame<'a> {
         Ok(Some(Self { header, payload }))
     }
 
-    /// Bytes of the whole frame.
-    pub(super) const fn size(&self) -> usize {
+    fn size(&self) -> usize {
         HEADER_LENGTH + self.payload.len()
     }
 }
@@ -226,25 +235,6 @@ impl Welcome {
             swap_bytes: u64::from_le_bytes(field(payload, 8)),
         }
     }
-}
-
-/// A field of bytes whose number was checked before.
-fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let field = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    field.copied().unwrap_or([0; N])
-}
-
-/// `head` and `tail` in a row.
-pub(super) fn join<const H: usize, const T: usize, const N: usize>(
-    head: [u8; H],
-    tail: [u8; T],
-) -> [u8; N] {
-    const { assert!(N == H + T) };
-    let mut joined = [0; N];
-    let (first, rest) = joined.split_at_mut(H);
-    first.copy_from_slice(&head);
-    rest.copy_from_slice(&tail);
-    joined
 }
 
 impl fmt::Display for Damage {

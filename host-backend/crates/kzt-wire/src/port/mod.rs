@@ -25,9 +25,9 @@ mod agent;
 mod frame;
 mod host;
 mod reports;
-mod search;
 mod sender;
 
+pub use crate::framing::{Counters, HELLO_INTERVAL, STALL, Step};
 pub use agent::{AgentEvent, AgentReceiver};
 pub use frame::{Damage, Frame, Header, Hello, Kind, Welcome};
 pub use frame::{HEADER_LENGTH, MAX_FRAME, MAX_PAYLOAD, MAX_REPORT, MIN_FRAME};
@@ -37,37 +37,6 @@ pub use sender::{HELLO_LENGTH, Sender, WELCOME_LENGTH, hello, reset, welcome};
 
 use std::time::Duration;
 
-/// How often an agent that was not welcomed yet repeats its HELLO.
-pub const HELLO_INTERVAL: Duration = Duration::from_millis(200);
-
-/// A frame that stays incomplete for so long without a further byte may have lost its sender.
-/// Shorter than [`HELLO_INTERVAL`], so that a new agent's HELLOs leave such a silence.
-pub const STALL: Duration = Duration::from_millis(100);
-
-/// The same on the agent's side, where it costs a session: longer than a busy host is silent in the
-/// middle of a frame.
+/// What [`STALL`] is on the agent's side, where it costs a session: longer than a busy host is
+/// silent in the middle of a frame.
 pub const AGENT_STALL: Duration = Duration::from_secs(2);
-
-/// What a receiver made of its input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step<E> {
-    /// Bytes that are done with, off the input's front.
-    pub taken: usize,
-    /// What they said; `None` when more input is needed.
-    pub event: Option<E>,
-}
-
-/// What a receiver has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Sessions begun.
-    pub sessions: u64,
-    /// Frames of the session, or reports, that were passed on.
-    pub frames: u64,
-    /// Whole frames that belonged to another session.
-    pub ignored: u64,
-    /// Frames that ended a session because they were not what had to follow.
-    pub damaged: u64,
-    /// Bytes passed over in search of a beginning.
-    pub skipped: u64,
-}

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-use super::frame::{
-    HEADER_LENGTH, HELLO_PAYLOAD, Header, Hello, Kind, WELCOME_PAYLOAD, Welcome, join,
-};
+use super::frame::{HEADER_LENGTH, HELLO_PAYLOAD, Header, Hello, Kind, WELCOME_PAYLOAD, Welcome};
+use crate::framing::join;
 
 /// Bytes of a HELLO.
 pub const HELLO_LENGTH: usize = HEADER_LENGTH + HELLO_PAYLOAD;
