@@ -16,6 +16,10 @@ use crate::port::PortTotals;
 /// Connections of a kind a client may have at once, those still in negotiation included.
 const MAX_CONNECTIONS: usize = 16;
 
+/// How soon a connection that was abandoned and is still there is abandoned again. It may be waiting
+/// for others to leave, and looks as often whether it was abandoned.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// What a client's threads share.
 pub(crate) struct Client {
     pub(crate) size: u64,
@@ -29,7 +33,7 @@ pub(crate) struct Client {
     pub(crate) vhost: Mutex<()>,
     report: Mutex<Option<Report>>,
     connections: Mutex<Connections>,
-    /// Signalled when a connection has left or was told to.
+    /// Signalled when a connection has left.
     changed: Condvar,
 }
 
@@ -157,22 +161,14 @@ impl Client {
             peer.drain();
         }
         while !connections.live.is_empty() {
-            let left = grace.saturating_sub(start.elapsed());
-            if left.is_zero() {
+            let mut pause = grace.saturating_sub(start.elapsed());
+            if pause.is_zero() {
                 for (_, peer) in connections.live.values() {
                     peer.abandon();
                 }
-                self.changed.notify_all();
-                while !connections.live.is_empty() {
-                    connections = self.wait(connections);
-                }
-                return;
+                pause = AGAIN;
             }
-            connections = self
-                .changed
-                .wait_timeout(connections, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            connections = self.wait(connections, pause);
         }
     }
 
@@ -186,10 +182,15 @@ impl Client {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, guard: MutexGuard<'a, Connections>) -> MutexGuard<'a, Connections> {
+    fn wait<'a>(
+        &self,
+        guard: MutexGuard<'a, Connections>,
+        longest: Duration,
+    ) -> MutexGuard<'a, Connections> {
         self.changed
-            .wait(guard)
+            .wait_timeout(guard, longest)
             .unwrap_or_else(PoisonError::into_inner)
+            .0
     }
 }
 
@@ -219,23 +220,22 @@ impl<'a> Membership<'a> {
             .live
             .iter()
             .filter(|(number, (_, peer))| **number != self.number && peer.hung_up())
-            .map(|(number, (_, peer))| {
-                peer.abandon();
-                *number
-            })
+            .map(|(number, _)| *number)
             .collect();
-        // An abandoned connection may be waiting here for others.
-        self.client.changed.notify_all();
-        while stale
-            .iter()
-            .any(|number| connections.live.contains_key(number))
-        {
+        loop {
+            let mut left = stale
+                .iter()
+                .filter_map(|number| connections.live.get(number))
+                .peekable();
+            if left.peek().is_none() {
+                return true;
+            }
+            left.for_each(|(_, peer)| peer.abandon());
             if self.peer.abandoned() {
                 return false;
             }
-            connections = self.client.wait(connections);
+            connections = self.client.wait(connections, AGAIN);
         }
-        true
     }
 }
 

@@ -14,6 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::channel::{Channel, Stream};
 use crate::client::Membership;
+use crate::interrupt::Interruptible;
 use crate::vhost::Malformed;
 
 /// Looks for bytes before a thread goes to sleep.
@@ -61,6 +62,8 @@ impl Patience {
 pub(crate) struct Peer {
     socket: UnixStream,
     abandoned: AtomicBool,
+    /// The connection's thread, where it may come to wait for more than the socket.
+    pub(crate) thread: Interruptible,
 }
 
 /// Why a connection ended other than by the client's leave.
@@ -91,10 +94,11 @@ pub(crate) enum End {
 }
 
 impl Peer {
-    pub(crate) const fn new(socket: UnixStream) -> Self {
+    pub(crate) fn new(socket: UnixStream) -> Self {
         Self {
             socket,
             abandoned: AtomicBool::new(false),
+            thread: Interruptible::default(),
         }
     }
 
@@ -118,11 +122,13 @@ impl Peer {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
     }
 
-    /// Ends the connection at the next request, whatever has arrived.
+    /// Ends the connection at the next request, whatever has arrived. To be called again for as
+    /// long as its thread is there: it may have been about to wait for its peer.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         // Wakes its thread. Fails when the peer has closed already, which wakes it as well.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        self.thread.interrupt();
     }
 
     pub(crate) fn abandoned(&self) -> bool {

@@ -14,6 +14,7 @@ mod device;
 mod error;
 mod histogram;
 mod intake;
+mod interrupt;
 mod listener;
 mod logging;
 mod negotiation;

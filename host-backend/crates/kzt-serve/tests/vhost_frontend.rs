@@ -13,7 +13,7 @@ mod common;
 use std::fs::File;
 use std::io::Write;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use common::driver::{
 use common::noise;
 use common::scene::{Scene, each_ends};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{SealFlags, ftruncate};
+use rustix::fs::{OFlags, SealFlags, fcntl_getfl, fcntl_setfl, ftruncate};
 
 fn kick(driver: &mut Driver) {
     let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -392,6 +392,38 @@ fn a_call_that_nobody_answers() {
     assert_eq!(driver.read(1 << 20, 4096).unwrap(), noise(5));
     drop(driver);
     scene.unharmed();
+}
+
+/// A frontend whose eventfds block after all: it has taken the flag away again. Its server waits for
+/// one of them when this returns, or is about to.
+fn stuck(scene: &Scene) -> (Driver, OwnedFd) {
+    let mut driver = scene.ready();
+    let call = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    driver.say_with(SET_VRING_CALL, &0_u64.to_le_bytes(), &[call.as_fd()]);
+    driver.settle();
+    let flags = fcntl_getfl(&call).unwrap();
+    assert!(flags.contains(OFlags::NONBLOCK));
+    fcntl_setfl(&call, flags - OFlags::NONBLOCK).unwrap();
+    // It was rung once when it was taken.
+    rustix::io::write(&call, &(u64::MAX - 2).to_ne_bytes()).unwrap();
+    assert_eq!(driver.write(1 << 20, &noise(5)), Some(OK));
+    (driver, call)
+}
+
+#[test]
+fn a_call_that_blocks_keeps_nobody_but_its_sender_waiting() {
+    let scene = Scene::new();
+    let (driver, _call) = stuck(&scene);
+    assert_eq!(scene.lab.nbd("victim").read(0, 4096).unwrap(), noise(1));
+    // The next connection gets past it.
+    drop(driver);
+    scene.unharmed();
+    let (driver, _call) = stuck(&scene);
+    scene.lab.server.remove_client("attacker").unwrap();
+    assert!(driver.ended());
+    scene.lab.add("attacker", 16 << 20);
+    let (_driver, _call) = stuck(&scene);
+    scene.lab.server.shutdown(Duration::from_millis(10));
 }
 
 #[test]

@@ -10,7 +10,8 @@ pub(super) struct EventFd(File);
 
 impl EventFd {
     /// Takes a descriptor from the frontend, which may have sent anything: a file whose reads never
-    /// end, say. Only a true eventfd is taken, and it never blocks.
+    /// end, say. Only a true eventfd is taken, and it does not block: unless the frontend, whose it
+    /// is as well, changes that again. Then the thread waits here until it is interrupted.
     pub(super) fn new(file: File) -> io::Result<Self> {
         let kind = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         if kind.as_os_str() != "anon_inode:[eventfd]" {

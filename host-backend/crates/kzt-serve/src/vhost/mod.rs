@@ -38,6 +38,12 @@ pub(crate) use chain::Malformed;
 
 /// Serves one connection from its first message until the frontend hangs up.
 pub(crate) fn serve(membership: &Membership<'_>) -> Result<(), End> {
+    // The frontend holds the eventfds, too, and can make them block.
+    let attended = membership.peer.thread.during(|| attend(membership));
+    attended.map_err(End::Io)?
+}
+
+fn attend(membership: &Membership<'_>) -> Result<(), End> {
     let client = membership.client();
     // What a former connection has begun must not overtake its own repetition on this one.
     if !membership.fence() {
