@@ -2,7 +2,7 @@
 //! Compaction: the blocks of runs that are mostly empty move to fuller ones, and whole runs come free.
 
 use crate::entry::Entry;
-use crate::layout::{CHECK, HEADER, Location};
+use crate::layout::Location;
 use crate::pam::Need;
 use crate::space::{Held, Space};
 
@@ -18,11 +18,7 @@ impl Space {
                     place: target.place,
                     ..page.location
                 };
-                self.arena.copy(
-                    from + CHECK,
-                    target.offset + CHECK,
-                    HEADER - CHECK as usize + page.location.len,
-                );
+                self.copy_block(from, page.location, target);
                 self.arena.store(target.offset, location.encode());
                 page.replace(Entry::Block(target.offset), Held::block(location));
                 Some(())

@@ -190,6 +190,17 @@ fn link(at: u64, entry: u64) -> u64 {
     entry | check & !LINK_MASK
 }
 
+/// The word at `at` that says in which frame a raw page is. It is no entry: no slot has one.
+pub(crate) fn frame_link(frame: u64, at: u64) -> u64 {
+    link(at, frame)
+}
+
+/// Reads such a word; `None` if it is damaged.
+pub(crate) fn frame(bits: u64, at: u64) -> Option<u64> {
+    let frame = bits & FRAME_MASK;
+    (frame_link(frame, at) == bits).then_some(frame)
+}
+
 /// What guards a same-filled page: 29 bits over its word and its slot.
 fn pattern_check(at: u64, word: u32) -> u64 {
     const SHIFT: u32 = TAG_BITS + u32::BITS;

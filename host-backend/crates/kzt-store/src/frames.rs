@@ -44,16 +44,22 @@ pub(crate) enum Use {
     Node = 1,
     Run = 2,
     Buddies = 3,
+    /// Of raw pages.
+    Headers = 4,
+    /// A raw page.
+    Raw = 5,
 }
 
 /// One frame's record: 24 bytes for every 4 KiB of arena.
 pub(crate) struct Frame {
-    /// Run: blocks in use, 64 a frame. Buddies: see `zbud`. Node: offset of its entry's slot.
+    /// Run: blocks in use, 64 a frame. Buddies: see `zbud`. Headers: number of their list, see `raw`.
+    /// Raw page: offset of its header. Node: offset of its entry's slot.
     pub(crate) bitmap: AtomicU64,
-    /// Run: neighbours in the size class's list of runs with room. Buddies: in their pool's.
+    /// Run: neighbours in the size class's list of runs with room; headers alike. Buddies: in their
+    /// pool's.
     pub(crate) next: AtomicU32,
     pub(crate) prev: AtomicU32,
-    /// Run's head: blocks in use. Node: entries that are not empty.
+    /// Run's head: blocks in use; headers alike. Node: entries that are not empty.
     pub(crate) used: AtomicU16,
     usage: AtomicU8,
     /// Run: the size class.
@@ -88,7 +94,9 @@ impl Frame {
             0 => Use::Free,
             1 => Use::Node,
             2 => Use::Run,
-            _ => Use::Buddies,
+            3 => Use::Buddies,
+            4 => Use::Headers,
+            _ => Use::Raw,
         }
     }
 
@@ -383,22 +391,32 @@ impl Frames {
         usage: Use,
         present: impl Fn(u32) -> bool,
     ) -> bool {
-        let Some(last) = first.checked_add(length - 1) else {
-            return false;
-        };
-        let claimable = first >= EXTENT_FRAMES
-            && last < self.count()
-            && first / EXTENT_FRAMES == last / EXTENT_FRAMES
-            && (first..=last)
-                .all(|number| self.frame(number).usage() == Use::Free && present(number));
+        let claimable = self.is_claimable(first, length, present);
         if claimable {
-            for number in first..=last {
+            for number in first..first + length {
                 let frame = self.frame(number);
                 frame.take(usage);
                 frame.position.store((number - first) as u8, Relaxed);
             }
         }
         claimable
+    }
+
+    /// Recovery: whether `claim` takes these frames.
+    pub(crate) fn is_claimable(
+        &self,
+        first: u32,
+        length: u32,
+        present: impl Fn(u32) -> bool,
+    ) -> bool {
+        let Some(last) = first.checked_add(length - 1) else {
+            return false;
+        };
+        first >= EXTENT_FRAMES
+            && last < self.count()
+            && first / EXTENT_FRAMES == last / EXTENT_FRAMES
+            && (first..=last)
+                .all(|number| self.frame(number).usage() == Use::Free && present(number))
     }
 
     /// Recovery: takes the frame of a pool's radix node, as `claim` does.

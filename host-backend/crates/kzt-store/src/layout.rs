@@ -129,6 +129,26 @@ pub(crate) const CHECK: u64 = 8;
 pub(crate) mod place {
     /// A frame's first block; its last has the next number.
     pub(crate) const ZBUD: u32 = 512;
+    /// A raw page's header: where the page is, a word beside it says.
+    pub(crate) const RAW: u32 = 514;
+}
+
+/// A frame of raw pages' headers. Behind them are as many words, which say where the pages are.
+pub(crate) mod raw {
+    use super::{FRAME, HEADER};
+
+    /// Headers of a frame.
+    pub(crate) const HEADERS: u64 = FRAME / (HEADER as u64 + WORD);
+    const WORD: u64 = size_of::<u64>() as u64;
+
+    /// Bytes that a raw page has besides what each block has.
+    pub(crate) const BYTES: u64 = WORD;
+
+    /// Offset of the word for a header.
+    pub(crate) const fn frame_word(header: u64) -> u64 {
+        let (number, frame) = (header % FRAME / HEADER as u64, header - header % FRAME);
+        frame + HEADERS * HEADER as u64 + number * WORD
+    }
 }
 
 /// The hash in a check word.

@@ -5,7 +5,7 @@
 //! index). Pages are compressed by the calling thread with its [`Context`].
 //!
 //! The index in the arena is the truth; everything on the heap is rebuilt from it. The heap is
-//! bounded: 24 bytes for each 4 KiB of `memory`, 12 for each 64 KiB, and at most 1 MiB for
+//! bounded: 28 bytes for each 4 KiB of `memory`, 12 for each 64 KiB, and at most 1 MiB for
 //! tables and pools; another 32 for each 4 KiB where a client's pages may share memory; while
 //! recovering, another bit for each 4 KiB, and 8 bytes where pages do; while a client is saved, 2
 //! MiB for each of its persistent pools. With a spill file it is 12 bytes for each 256 KiB of that,
@@ -22,6 +22,7 @@
 compile_error!("kzt-store needs a 64-bit address space");
 
 mod arena;
+mod block;
 mod client;
 mod codec;
 mod compact;
@@ -48,8 +49,10 @@ mod pool;
 mod prefixes;
 mod put;
 mod radix;
+mod raw;
 mod reclaim;
 mod recover;
+mod runs;
 mod save;
 mod shared;
 mod space;

@@ -9,6 +9,7 @@ use crate::frames::{Frames, Use};
 use crate::layout::place;
 use crate::layout::pool::Number as PoolNumber;
 use crate::put::Lack;
+use crate::raw::{self, Raw};
 use crate::table::Kind;
 use crate::zbud::Zbud;
 use crate::zsmalloc::Zsmalloc;
@@ -122,6 +123,7 @@ pub(crate) struct Pams {
     frames: Arc<Frames>,
     zsmalloc: Zsmalloc,
     zbud: Zbud,
+    raw: Raw,
     persistent: Allocator,
 }
 
@@ -131,13 +133,17 @@ impl Pams {
             frames: Arc::clone(frames),
             zsmalloc: Zsmalloc::new(Arc::clone(frames)),
             zbud: Zbud::new(Arc::clone(frames)),
+            raw: Raw::new(Arc::clone(frames)),
             persistent,
         }
     }
 
     /// A block for a small part of the index, or for what is no single pool's.
     pub(crate) fn allocate(&self, bytes: usize) -> Option<Block> {
-        self.zsmalloc.allocate(0, bytes)
+        match bytes {
+            raw::BLOCK => self.raw.allocate(0, bytes),
+            _ => self.zsmalloc.allocate(0, bytes),
+        }
     }
 
     /// A block for a page of a pool of that kind; `anywhere`: with whatever allocator has one.
@@ -152,7 +158,14 @@ impl Pams {
             let block = self.zbud.allocate(pool, bytes);
             block.ok_or(Lack::Frames(Zbud::run_of(bytes)))
         };
-        if kind != Kind::Persistent || self.persistent == Allocator::Zbud {
+        if kind != Kind::Persistent {
+            return buddy();
+        }
+        if bytes == raw::BLOCK {
+            let block = self.raw.allocate(pool, bytes);
+            return block.ok_or(Lack::Frames(1));
+        }
+        if self.persistent == Allocator::Zbud {
             return buddy();
         }
         match self.zsmalloc.allocate(pool, bytes) {
@@ -175,16 +188,22 @@ impl Pams {
         &self.zbud
     }
 
+    /// What raw pages are in.
+    pub(crate) fn raw(&self) -> &Raw {
+        &self.raw
+    }
+
     pub(crate) fn free(&self, offset: u64) {
         match self.frames.at(offset).usage() {
             Use::Buddies => self.zbud.free(offset),
             Use::Run => self.zsmalloc.free(offset),
-            Use::Free | Use::Node => debug_assert!(false, "{offset:#x} is no block"),
+            Use::Headers => self.raw.free(offset),
+            Use::Free | Use::Node | Use::Raw => debug_assert!(false, "{offset:#x} is no block"),
         }
     }
 
     pub(crate) fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32 {
-        self.zsmalloc.compact(need, move_to)
+        self.zsmalloc.compact(need, move_to) + self.raw.compact(need, move_to)
     }
 
     /// How many frames the run has that begins with a frame, if one does that holds pages alone.
@@ -203,13 +222,14 @@ impl Pams {
         match self.frames.frame(frame).usage() {
             Use::Buddies => Some(&self.zbud),
             Use::Run => Some(&self.zsmalloc),
-            Use::Free | Use::Node => None,
+            Use::Raw => Some(&self.raw),
+            Use::Free | Use::Node | Use::Headers => None,
         }
     }
 
     /// Recovery: takes what [`allocate`](Self::allocate) has returned.
     pub(crate) fn claim(&self, block: Block, bytes: usize, present: &dyn Fn(u32) -> bool) -> bool {
-        self.zsmalloc.claim(0, block, bytes, present)
+        self.claim_page(0, block, bytes, present)
     }
 
     /// Recovery: takes the block of a pool's page.
@@ -222,6 +242,7 @@ impl Pams {
     ) -> bool {
         let pam: &dyn Pam = match block.place {
             ..place::ZBUD => &self.zsmalloc,
+            place::RAW => &self.raw,
             _ => &self.zbud,
         };
         pam.claim(pool, block, bytes, present)
@@ -230,5 +251,6 @@ impl Pams {
     /// Recovery: all blocks in use have been claimed.
     pub(crate) fn settle(&self) {
         self.zsmalloc.settle();
+        self.raw.settle();
     }
 }

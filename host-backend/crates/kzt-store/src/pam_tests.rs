@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What every allocator has to keep, by random calls against a map of what is in use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -10,10 +10,10 @@ use proptest::prelude::*;
 use crate::arena::ArenaFile;
 use crate::frames::Frames;
 use crate::layout::pool::Number as PoolNumber;
-use crate::layout::{EXTENT, FRAME, HEADER};
+use crate::layout::{self, EXTENT, FRAME, HEADER, place};
 use crate::pam::{Allocator, Block, Need, Pams};
 use crate::table::Kind;
-use crate::{PAGE_SIZE, codec};
+use crate::{PAGE_SIZE, codec, raw};
 
 const MIB: u64 = 1 << 20;
 const ALLOCATORS: [Allocator; 2] = [Allocator::Zsmalloc, Allocator::Zbud];
@@ -58,21 +58,48 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What is in use, by offset.
+/// What is in use, by offset, and which bytes.
 #[derive(Default)]
-struct Model(BTreeMap<u64, Live>);
+struct Model {
+    live: BTreeMap<u64, Live>,
+    spans: BTreeMap<u64, u64>,
+}
 
 impl Model {
-    fn add(&mut self, live: Live) {
-        let Live { block, bytes, .. } = live;
-        let end = block.offset + bytes as u64;
+    fn add(&mut self, pams: &Pams, live: Live) {
+        let block = live.block;
         assert_eq!(block.offset % 16, 0);
-        assert_eq!(block.offset / EXTENT, (end - 1) / EXTENT, "in one extent");
-        let below = self.0.range(..end).next_back();
-        let free = below.is_none_or(|(start, other)| start + other.bytes as u64 <= block.offset);
-        assert!(free, "{live:?} overlaps {below:?}");
-        self.0.insert(block.offset, live);
+        for (start, bytes) in spans(pams, &live) {
+            let end = start + bytes;
+            assert!(start >= EXTENT);
+            assert_eq!(start / EXTENT, (end - 1) / EXTENT, "in one extent");
+            let below = self.spans.range(..end).next_back();
+            let free = below.is_none_or(|(other, bytes)| other + bytes <= start);
+            assert!(free, "{live:?} overlaps {below:?}");
+            self.spans.insert(start, bytes);
+        }
+        self.live.insert(block.offset, live);
     }
+
+    fn remove(&mut self, pams: &Pams, offset: u64) {
+        let live = self.live.remove(&offset).unwrap();
+        for (start, _) in spans(pams, &live) {
+            self.spans.remove(&start);
+        }
+        pams.free(offset);
+    }
+}
+
+/// The bytes that a block has.
+fn spans(pams: &Pams, live: &Live) -> Vec<(u64, u64)> {
+    let Live { block, bytes, .. } = *live;
+    if block.place != place::RAW {
+        return vec![(block.offset, bytes as u64)];
+    }
+    assert_eq!(bytes, raw::BLOCK);
+    let page = pams.raw().page(block.offset);
+    let word = layout::raw::frame_word(block.offset);
+    vec![(block.offset, HEADER as u64), (word, 8), (page, FRAME)]
 }
 
 fn claim(pams: &Pams, live: &Live, offset: u64) -> bool {
@@ -91,8 +118,7 @@ proptest! {
         allocator in prop::sample::select(&ALLOCATORS),
         ops in prop::collection::vec(op(), 1..400),
     ) {
-        let frames_of = || frames(2 * MIB);
-        let frames = frames_of();
+        let frames = frames(2 * MIB);
         let pams = Pams::new(&frames, allocator);
         let mut model = Model::default();
         for op in ops {
@@ -101,21 +127,19 @@ proptest! {
                     // Lists are a pool's, and a pool is of one kind.
                     let pool = pool + 3 * u16::from(kind == Kind::Ephemeral);
                     if let Ok(block) = pams.allocate_page(kind, pool, bytes, anywhere) {
-                        model.add(Live { block, kind, pool, bytes });
+                        model.add(&pams, Live { block, kind, pool, bytes });
                     }
                 }
-                Op::Free(index) if !model.0.is_empty() => {
-                    let offset = *index.get(&model.0.keys().collect::<Vec<_>>());
-                    let offset = *offset;
-                    model.0.remove(&offset);
-                    pams.free(offset);
+                Op::Free(index) if !model.live.is_empty() => {
+                    let offset = **index.get(&model.live.keys().collect::<Vec<_>>());
+                    model.remove(&pams, offset);
                 }
                 Op::Free(_) => {}
             }
         }
 
         // Nothing that may vanish is recovered.
-        model.0.retain(|&offset, live| {
+        model.live.retain(|&offset, live| {
             let lasts = live.kind == Kind::Persistent;
             if !lasts {
                 pams.free(offset);
@@ -124,10 +148,12 @@ proptest! {
         });
         prop_assert_eq!(pams.zbud().holders().filter(|(pool, _)| *pool >= 3).count(), 0);
         let used = frames.in_use();
-        let recovered = frames_of();
+        let recovered = Arc::new(Frames::new(Arc::clone(frames.arena()), 2 * MIB));
         let again = Pams::new(&recovered, allocator);
-        for (&offset, live) in &model.0 {
-            prop_assert!(!claim(&again, live, offset + 16), "no block begins there");
+        for (&offset, live) in &model.live {
+            // A place for a header may have been one.
+            let header = live.block.place == place::RAW;
+            prop_assert!(header || !claim(&again, live, offset + 16), "no block begins there");
             prop_assert!(claim(&again, live, offset), "{live:?}");
             prop_assert!(!claim(&again, live, offset), "claimed twice: {live:?}");
         }
@@ -135,7 +161,7 @@ proptest! {
         recovered.settle(|_| true).unwrap();
         prop_assert_eq!(recovered.in_use(), used);
         for (pams, frames) in [(pams, frames), (again, recovered)] {
-            for &offset in model.0.keys() {
+            for &offset in model.live.keys() {
                 pams.free(offset);
             }
             prop_assert_eq!(frames.in_use(), 0, "nothing is left");
@@ -155,8 +181,7 @@ proptest! {
             let block = Block { offset: grain * 16, place };
             let live = Live { block, kind: Kind::Persistent, pool: 0, bytes };
             if claim(&pams, &live, block.offset) {
-                model.add(live);
-                prop_assert!(block.offset >= EXTENT);
+                model.add(&pams, live);
             }
         }
     }
@@ -172,12 +197,15 @@ fn buddies_share_frames_with_their_pool_alone() {
         let block = pams
             .allocate_page(Kind::Persistent, pool, bytes, false)
             .unwrap();
-        model.add(Live {
-            block,
-            kind: Kind::Persistent,
-            pool,
-            bytes,
-        });
+        model.add(
+            &pams,
+            Live {
+                block,
+                kind: Kind::Persistent,
+                pool,
+                bytes,
+            },
+        );
         block.offset / FRAME
     };
     let first = frame_of(1, half);
@@ -190,61 +218,101 @@ fn buddies_share_frames_with_their_pool_alone() {
     assert_eq!(frame_of(1, half - 64), tight);
     assert_eq!(frame_of(1, half - 64), loose);
     assert_eq!(frames.in_use(), 4);
-    for offset in model.0.into_keys() {
+    for offset in model.live.into_keys() {
         pams.free(offset);
     }
     assert_eq!(frames.in_use(), 0);
 }
 
-/// Fifteen raw pages leave room for one that shrank a little; it does not hold their frames back.
+/// A raw page takes its frame and 24 bytes. Headers move, pages stay.
 #[test]
-fn the_tail_of_raw_pages_is_used_and_moves_away() {
-    const LARGE: usize = 3500;
+fn the_headers_of_raw_pages_are_packed_and_move_together() {
+    const HEADERS: usize = layout::raw::HEADERS as usize;
     let frames = frames(2 * MIB);
     let pams = Pams::new(&frames, Allocator::Zsmalloc);
-    let allocate = |bytes| {
-        let block = pams.allocate_page(Kind::Persistent, 0, bytes, false);
-        block.unwrap()
+    let allocate = || {
+        let block = pams.allocate_page(Kind::Persistent, 0, raw::BLOCK, false);
+        block.unwrap().offset
     };
-    let mut model = Model::default();
-    let mut add = |bytes| {
-        let block = allocate(bytes);
-        model.add(Live {
-            block,
-            kind: Kind::Persistent,
-            pool: 0,
-            bytes,
-        });
-        block.offset
-    };
-    let raw: Vec<u64> = (0..30).map(|_| add(HEADER + PAGE_SIZE)).collect();
-    let large: Vec<u64> = (0..3).map(|_| add(LARGE)).collect();
-    let extent = |offset: &u64| offset / EXTENT;
-    assert_eq!(extent(&large[1]), extent(&raw[0]));
-    assert_eq!(extent(&large[0]), extent(&raw[29]));
-    let beside = frames.in_use();
-    assert!(beside > 32, "the third has a run of its class");
+    let headers: Vec<u64> = (0..2 * HEADERS).map(|_| allocate()).collect();
+    let pages: BTreeSet<u64> = headers.iter().map(|it| pams.raw().page(*it)).collect();
+    assert_eq!(frames.in_use() as usize, 2 * HEADERS + 2);
+    let frame = |header: &u64| header / FRAME;
+    assert!(
+        headers[..HEADERS]
+            .iter()
+            .all(|it| frame(it) == frame(&headers[0]))
+    );
     assert_eq!(pams.compact(Need::Short, &|_, _| panic!("all are full")), 0);
 
-    for offset in raw[1..15].iter().chain(&raw[22..]) {
-        pams.free(*offset);
+    let (few, many) = headers.split_at(HEADERS);
+    let (stay, go) = few.split_at(10);
+    let mut left = pages;
+    for header in go.iter().chain(&many[..10]) {
+        left.remove(&pams.raw().page(*header));
+        pams.free(*header);
     }
-    assert_eq!(frames.in_use(), beside);
-    let mut moved = vec![large[0], large[2]];
-    moved.extend(&raw[15..22]);
-    let places = std::cell::RefCell::new(moved);
+    assert_eq!(frames.in_use() as usize, left.len() + 2);
+    let moved = std::cell::RefCell::new(Vec::new());
     let emptied = pams.compact(Need::Short, &|from, to| {
-        assert_eq!(extent(&from), extent(&raw[0]));
-        places.borrow_mut().push(to().unwrap().offset);
+        let page = pams.raw().page(from);
+        let to = to().unwrap();
+        assert_eq!((to.place, pams.raw().page(to.offset)), (place::RAW, page));
+        moved.borrow_mut().push(to.offset);
         pams.free(from);
         true
     });
-    assert_eq!((emptied, frames.in_use()), (1, beside - 16));
-    let moved = places.into_inner();
-    assert_eq!(moved.len(), 11);
-    for offset in moved {
-        assert_ne!(extent(&offset), extent(&raw[0]));
-        pams.free(offset);
+    let moved = moved.into_inner();
+    assert_eq!((emptied, moved.len()), (1, stay.len()));
+    assert!(moved.iter().all(|it| frame(it) == frame(&many[0])));
+    assert_eq!(frames.in_use() as usize, left.len() + 1);
+    for header in moved.iter().chain(&many[10..]) {
+        assert!(left.remove(&pams.raw().page(*header)), "pages stay");
+        pams.free(*header);
     }
+    assert_eq!((left.len(), frames.in_use()), (0, 0));
+}
+
+/// The word beside a header may say anything, and an entry may lead anywhere.
+#[test]
+fn no_header_gets_a_page_that_is_none() {
+    let frames = frames(2 * MIB);
+    let pams = Pams::new(&frames, Allocator::Zsmalloc);
+    let header = EXTENT;
+    let claim = |offset, place, bytes, page: u64, present: &dyn Fn(u32) -> bool| {
+        let word = layout::raw::frame_word(offset);
+        let link = crate::entry::frame_link(page, word);
+        frames.arena().store(word, link);
+        let block = Block { offset, place };
+        pams.claim_page(0, block, bytes, present)
+    };
+    let page = EXTENT + FRAME;
+    let all = |_| true;
+    let raw = |offset, page| claim(offset, place::RAW, raw::BLOCK, page, &all);
+    assert!(!raw(header, 0), "the first extent is no page");
+    assert!(!raw(header, 2 * MIB), "behind the arena");
+    assert!(!raw(header, EXTENT), "the headers' own frame");
+    assert!(!raw(header + 8, page), "between two headers");
+    assert!(!raw(header + 16 * layout::raw::HEADERS, page), "a word");
+    assert!(!raw(16, page), "no headers are there");
+    assert!(!claim(header, place::RAW, 100, page, &all), "it shrank");
+    let hole = |frame: u32| u64::from(frame) != page / FRAME;
+    assert!(!claim(header, place::RAW, raw::BLOCK, page, &hole));
+    assert!(!claim(header, 3, raw::BLOCK, page, &all), "a size class");
+    frames.arena().store(layout::raw::frame_word(header), page);
+    let block = Block {
+        offset: header,
+        place: place::RAW,
+    };
+    assert!(!pams.claim_page(0, block, raw::BLOCK, &all), "damaged");
+    assert!(raw(header, page));
+    assert!(!raw(header + 16, page), "it has its header");
+    assert!(!raw(page, page + FRAME), "a page has no headers");
+    assert!(raw(header + 16, page + FRAME));
+    pams.settle();
+    frames.settle(all).unwrap();
+    assert_eq!(frames.in_use(), 3);
+    pams.free(header);
+    pams.free(header + 16);
     assert_eq!(frames.in_use(), 0);
 }

@@ -698,10 +698,12 @@ impl Pool {
 
     /// Copies a block's payload into the context.
     fn copy_out(&self, cx: &mut Context, offset: u64, location: Location) -> Fetched<'_> {
-        self.space.touch(offset);
         let Location { encoding, len, .. } = location;
-        let payload = cx.payload_mut(len.next_multiple_of(8));
-        self.space.arena.read(offset + HEADER as u64, payload);
+        let from = self.space.payload(offset, location.place);
+        self.space.touch(from);
+        self.space
+            .arena
+            .read(from, cx.payload_mut(len.next_multiple_of(8)));
         // The upper half may have a hash of the page.
         let checksum = self.space.arena.load(offset + layout::CHECK) as u32;
         Fetched::Payload {

@@ -13,7 +13,7 @@ use crate::codec::Codec;
 use crate::error::{OpenError, StoreError};
 use crate::frames::{Frames, Upkeep};
 use crate::header::{boot_id, format, inspect};
-use crate::layout::{self, EXTENT, FRAME, HEADER, header, pool, record};
+use crate::layout::{self, EXTENT, FRAME, HEADER, header, pool, raw, record};
 use crate::lock;
 use crate::pam::{Allocator, Need};
 use crate::pool::Pool;
@@ -387,7 +387,8 @@ impl Store {
         let data = held.payload.saturating_sub(saved.payload);
         let blocks = held.blocks.saturating_sub(saved.blocks);
         let records = saved.records * record::BYTES as u64;
-        let meta = held.index + blocks * HEADER as u64 + records + EXTENT;
+        let frames = self.space.pam.raw().pages() * raw::BYTES;
+        let meta = held.index + blocks * HEADER as u64 + frames + records + EXTENT;
         Ok(Usage {
             limit: self.memory,
             allocated,

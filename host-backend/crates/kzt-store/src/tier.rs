@@ -8,7 +8,7 @@
 //! entries swing only where nothing has changed meanwhile.
 
 use crate::entry::Entry;
-use crate::layout::{HEADER, Location};
+use crate::layout::Location;
 use crate::owner::Owned;
 use crate::pool::Pool;
 use crate::space::{Held, Space};
@@ -21,7 +21,7 @@ const AHEAD: u64 = 64;
 const ROUNDS: u32 = 8;
 
 impl Space {
-    /// Notes that the page at `offset` was got.
+    /// Notes that the page whose payload is at `offset` was got.
     pub(crate) fn touch(&self, offset: u64) {
         if self.spill.is_some() {
             self.frames.at(offset).warm();
@@ -92,9 +92,7 @@ impl Space {
                 !wanted
                     || batch.add(Entry::Block(offset), page.location, |block| {
                         block.fill(0);
-                        let bytes = (HEADER + page.location.len).next_multiple_of(8);
-                        self.arena
-                            .read(offset, block.get_mut(..bytes).unwrap_or_default());
+                        self.read_block(offset, page.location, block);
                     })
             };
             // Whoever is busy keeps its page, and so do those who share one.
@@ -112,10 +110,9 @@ impl Space {
         let (entry, held) = (Entry::Spilled(page.new), Held::spilled(page.new));
         let swung = match page.old {
             Entry::Block(offset) => self.with_page(slot, |_, owned| {
-                let block = page.block.get(..HEADER + page.new.len);
                 // Even in the same place it may be another page by now.
-                let same = owned.offset == offset
-                    && block.is_some_and(|block| self.arena.holds(offset, block));
+                let same =
+                    owned.offset == offset && self.is_block(offset, page.location, page.block);
                 if same {
                     self.remove_hint(offset);
                     owned.replace(entry, held);

@@ -5,7 +5,8 @@
 //! evicting two pages at most. Each pool has frames of its own, so that eviction hits no other
 //! client's pages, and keeps them by age: a list of those with two blocks, and one for each number of
 //! free chunks of those with one. A page that does not shrink is longer than a frame with its header:
-//! it begins in a frame that is its own, and has its end where others have their first block.
+//! it begins in a frame that is its own, and has its end where others have their first block. Only
+//! pages that may vanish are here in that way, so recovery meets none.
 //!
 //! A pool's lists have a lock of their own, which guards the records of its frames too.
 
@@ -379,11 +380,9 @@ impl Pam for Zbud {
         bytes: usize,
         present: &dyn Fn(u32) -> bool,
     ) -> bool {
-        let (Some(chunks), Ok(first)) = (chunks(bytes), u32::try_from(block.offset / FRAME)) else {
+        let (Some(chunks), Ok(frame)) = (chunks(bytes), u32::try_from(block.offset / FRAME)) else {
             return false;
         };
-        let long = u32::from(chunks == LONG);
-        let frame = first.saturating_add(long);
         let end = match block.place.checked_sub(place::ZBUD) {
             Some(end @ (0 | 1)) if frame < self.frames.count() => end as usize,
             _ => return false,
@@ -397,32 +396,20 @@ impl Pam for Zbud {
                 ..Buddies::default()
             }
         };
-        let free = self.main(frame) == frame && buddies.chunks[end] == 0;
-        let fits = buddies.pool == pool && chunks <= buddies.free() + long * CHUNKS;
+        let free = buddies.pool == pool && buddies.chunks[end] == 0 && chunks <= buddies.free();
         buddies.chunks[end] = chunks;
-        if !free || !fits || buddies.offset(frame, end) != block.offset {
+        if !free || buddies.offset(frame, end) != block.offset {
             return false;
         }
-        let new = long + u32::from(!known);
-        if new > 0 && !self.frames.claim(first, new, Use::Buddies, present) {
+        if !known && !self.frames.claim(frame, 1, Use::Buddies, present) {
             return false;
-        }
-        if chunks == LONG {
-            self.frames.frame(frame).position.store(1, Relaxed);
-            self.store(
-                first,
-                Buddies {
-                    chunks: [LONG, 0],
-                    ..buddies
-                },
-            );
         }
         let owned = self.pool(pool);
         let mut lists = lock(&owned.lists);
         if known {
             self.unlink(&mut lists, frame);
         }
-        owned.frames.fetch_add(new, Relaxed);
+        owned.frames.fetch_add(u32::from(!known), Relaxed);
         self.link(&mut lists, frame, buddies);
         true
     }

@@ -4,9 +4,6 @@
 //! A class packs blocks of one size, end to end, into runs of contiguous frames; the length of
 //! the runs is chosen to waste least. Each class has its own lock. A frame's record says which
 //! run and class it belongs to, a run's records have a bit for every block in use.
-//!
-//! Raw pages and their headers leave most of their runs' last frames over. Such a *tail* holds one
-//! block more, of a class whose blocks are a little smaller.
 
 // Class numbers come from `CLASSES`-sized tables built here; frame numbers were checked.
 #![expect(
@@ -17,19 +14,20 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
-use crate::frames::{Frames, NONE, Use};
+use crate::codec::RAW_ABOVE;
+use crate::frames::{Frames, Use};
 use crate::layout::pool::Number as PoolNumber;
-use crate::layout::{EXTENT, EXTENT_FRAMES, FRAME, HEADER};
-use crate::lock;
+use crate::layout::{EXTENT_FRAMES, FRAME, HEADER};
 use crate::pam::{Block, Need, Pam, Target};
-use crate::{PAGE_SIZE, layout};
+use crate::runs::{Emptying, List, is_sparse};
+use crate::{layout, lock};
 
 /// Blocks are multiples of this.
 const GRAIN: usize = 16;
 /// Smallest block: a frame's record has 64 bits.
 const MIN_BLOCK: usize = 64;
-/// Largest block: a raw page and its header.
-const MAX_BLOCK: usize = PAGE_SIZE + HEADER;
+/// Largest block: a page that shrank just enough, and its header.
+const MAX_BLOCK: usize = HEADER + RAW_ABOVE;
 /// Runs up to this length are tried for every class. Longer ones waste little less, and are
 /// hard to find in extents of 16 frames.
 const MAX_RUN: u32 = 8;
@@ -38,18 +36,6 @@ const COMMON: u32 = 840;
 /// Bytes of [`COMMON`] frames that a shorter run may waste more: 1.5 %. Every class has a run that
 /// is half empty, and in stores of some dozen MiB these are most of what is lost.
 const NEGLIGIBLE: usize = COMMON as usize * FRAME as usize * 3 / 200;
-
-/// Blocks of a run of raw pages; the number of its tail.
-const RAW_BLOCKS: u32 = EXTENT_FRAMES - 1;
-/// Bytes of a tail.
-const TAIL: usize = EXTENT as usize - RAW_BLOCKS as usize * MAX_BLOCK;
-/// Smaller blocks don't go there: they would waste an eighth of it.
-const TAIL_FROM: usize = TAIL / 8 * 7;
-
-/// With memory to be had, a class may have one free block for so many used ones.
-const SLACK: u32 = 8;
-/// Runs looked at for the emptiest.
-const LOOK: usize = 32;
 
 /// One size class.
 struct Class {
@@ -64,52 +50,25 @@ struct Class {
 
 /// A class's runs.
 struct Runs {
-    /// First frame of the first run that has both used and free blocks.
-    partial: u32,
-    /// Last frame of the first run that has a free tail.
-    tails: u32,
-    /// The run that is being emptied: in no list.
-    isolated: u32,
-    /// The run that could not be emptied last.
-    stuck: u32,
+    /// Those that have both used and free blocks.
+    partial: List,
+    emptying: Emptying,
     /// How many there are.
     count: u32,
-    /// Their blocks in use, without tails.
+    /// Their blocks in use.
     used: u32,
 }
 
 impl Runs {
     const NONE: Self = Self {
-        partial: NONE,
-        tails: NONE,
-        isolated: NONE,
-        stuck: NONE,
+        partial: List::EMPTY,
+        emptying: Emptying::NONE,
         count: 0,
         used: 0,
     };
 }
 
 impl Class {
-    /// Whether so many blocks are free that some may move.
-    fn is_sparse(&self, runs: &Runs, need: Need) -> bool {
-        let free = runs.count * self.blocks - runs.used;
-        let slack = match need {
-            Need::Slack => runs.used / SLACK + self.blocks,
-            Need::Short => 0,
-        };
-        // Without the run's worth of places elsewhere nothing comes free.
-        free >= self.blocks + slack
-    }
-
-    fn has_tail(&self) -> bool {
-        self.size == MAX_BLOCK
-    }
-
-    /// Places of a run, its tail included.
-    fn places(&self) -> u32 {
-        self.blocks + u32::from(self.has_tail())
-    }
-
     fn block(&self, run: u32, place: u32) -> Block {
         let offset = u64::from(run) * FRAME + u64::from(place) * self.size as u64;
         Block { offset, place }
@@ -157,47 +116,6 @@ impl Zsmalloc {
         Some((number, &self.classes[number as usize]))
     }
 
-    /// The class that raw pages have.
-    fn raw(&self) -> (u8, &Class) {
-        let number = self.classes.len() - 1;
-        (number as u8, &self.classes[number])
-    }
-
-    /// Takes a tail for a block of a class.
-    fn take_tail(&self, number: u8) -> Option<Block> {
-        let (_, raw) = self.raw();
-        let mut runs = lock(&raw.state);
-        let last = runs.tails;
-        if last == NONE {
-            return None;
-        }
-        self.unlink(&mut runs.tails, last);
-        let run = last - RAW_BLOCKS;
-        self.mark(run, RAW_BLOCKS, true);
-        // Where the block would be otherwise, for it to move there.
-        self.frames.frame(last).used.store(number.into(), Relaxed);
-        Some(raw.block(run, RAW_BLOCKS))
-    }
-
-    /// Whether a run has a tail and that is in use.
-    fn is_tail_used(&self, class: &Class, run: u32) -> bool {
-        class.has_tail() && self.frames.frame(run).bitmap.load(Relaxed) >> RAW_BLOCKS & 1 == 1
-    }
-
-    /// Lists a run's tail if it has a free one.
-    fn link_tail(&self, class: &Class, runs: &mut Runs, run: u32) {
-        if class.has_tail() && !self.is_tail_used(class, run) {
-            self.link(&mut runs.tails, run + RAW_BLOCKS);
-        }
-    }
-
-    /// Takes a run's tail from the list if it is free.
-    fn unlink_tail(&self, class: &Class, runs: &mut Runs, run: u32) {
-        if class.has_tail() && !self.is_tail_used(class, run) {
-            self.unlink(&mut runs.tails, run + RAW_BLOCKS);
-        }
-    }
-
     /// The class of the run that begins with a frame, if one does. Read without a lock it may be a
     /// run of the past, but one that fits there.
     fn class_at(&self, frame: u32) -> Option<&Class> {
@@ -222,10 +140,7 @@ impl Zsmalloc {
 
     /// Takes a block of the first run that has one free.
     fn take(&self, class: &Class, runs: &mut Runs) -> Option<Block> {
-        let run = runs.partial;
-        if run == NONE {
-            return None;
-        }
+        let run = runs.partial.first()?;
         let place = (0..class.frames).find_map(|word| {
             let bits = self.frames.frame(run + word).bitmap.load(Relaxed);
             (bits != u64::MAX).then(|| word * 64 + bits.trailing_ones())
@@ -236,7 +151,7 @@ impl Zsmalloc {
         let count = used.load(Relaxed) + 1;
         used.store(count, Relaxed);
         if u32::from(count) == class.blocks {
-            self.unlink(&mut runs.partial, run);
+            runs.partial.remove(&self.frames, run);
         }
         Some(class.block(run, place))
     }
@@ -256,88 +171,43 @@ impl Zsmalloc {
         if self.frames.at(offset).usage() != Use::Run {
             return None;
         }
-        let (class, run, place) = self.locate(offset);
-        if place < class.blocks {
-            return self.take(class, &mut lock(&class.state));
-        }
-        let number = self.frames.frame(run + RAW_BLOCKS).used.load(Relaxed) as u8;
-        let own = &self.classes[number as usize];
-        self.take_tail(number)
-            .or_else(|| self.take(own, &mut lock(&own.state)))
+        let (class, _, _) = self.locate(offset);
+        self.take(class, &mut lock(&class.state))
     }
 
     /// Takes the emptiest of the first runs out of its class's list, if enough is free elsewhere.
     fn isolate(&self, class: &Class, need: Need) -> Option<u32> {
         let mut runs = lock(&class.state);
-        if runs.isolated != NONE || !class.is_sparse(&runs, need) {
+        if !is_sparse(runs.count, class.blocks, runs.used, need) {
             return None;
         }
-        let listed = |run: u32| (run != NONE).then_some(run);
-        let next = |run: &u32| listed(self.frames.frame(*run).next.load(Relaxed));
-        let stuck = runs.stuck;
-        let run = std::iter::successors(listed(runs.partial), next)
-            .take(LOOK)
-            .filter(|run| *run != stuck)
-            .min_by_key(|run| self.frames.frame(*run).used.load(Relaxed))?;
-        self.unlink(&mut runs.partial, run);
-        self.unlink_tail(class, &mut runs, run);
-        runs.isolated = run;
+        let partial = runs.partial;
+        let run = runs.emptying.begin(&self.frames, partial)?;
+        runs.partial.remove(&self.frames, run);
         Some(run)
     }
 
     /// Puts the isolated run back, unless it came free; whether it was still there.
     fn restore(&self, class: &Class, run: u32) -> bool {
         let mut runs = lock(&class.state);
-        // If it came free, was taken and isolated again by another thread, that one only ends early.
-        let there = runs.isolated == run;
+        let there = runs.emptying.end(run);
         if there {
-            runs.isolated = NONE;
-            runs.stuck = run;
-            self.link(&mut runs.partial, run);
-            self.link_tail(class, &mut runs, run);
+            runs.partial.push(&self.frames, run);
         }
         there
-    }
-
-    fn link(&self, head: &mut u32, run: u32) {
-        let frame = self.frames.frame(run);
-        frame.next.store(*head, Relaxed);
-        frame.prev.store(NONE, Relaxed);
-        if *head != NONE {
-            self.frames.frame(*head).prev.store(run, Relaxed);
-        }
-        *head = run;
-    }
-
-    fn unlink(&self, head: &mut u32, run: u32) {
-        let frame = self.frames.frame(run);
-        let (next, prev) = (frame.next.load(Relaxed), frame.prev.load(Relaxed));
-        if prev == NONE {
-            *head = next;
-        } else {
-            self.frames.frame(prev).next.store(next, Relaxed);
-        }
-        if next != NONE {
-            self.frames.frame(next).prev.store(prev, Relaxed);
-        }
     }
 }
 
 impl Pam for Zsmalloc {
     fn allocate(&self, _pool: PoolNumber, bytes: usize) -> Option<Block> {
         let (number, class) = self.class_of(bytes)?;
-        let tail = fits_tail(bytes).then(|| self.take_tail(number)).flatten();
-        if tail.is_some() {
-            return tail;
-        }
         let mut runs = lock(&class.state);
-        if runs.partial == NONE {
+        if runs.partial.first().is_none() {
             let run = self.frames.allocate(class.frames, Use::Run)?;
             for frame in run..run + class.frames {
                 self.frames.frame(frame).class.store(number, Relaxed);
             }
-            self.link(&mut runs.partial, run);
-            self.link_tail(class, &mut runs, run);
+            runs.partial.push(&self.frames, run);
             runs.count += 1;
         }
         self.take(class, &mut runs)
@@ -349,24 +219,18 @@ impl Pam for Zsmalloc {
         let freed = self.mark(run, place, false);
         debug_assert!(freed, "a block is freed once");
         let used = &self.frames.frame(run).used;
-        let mut count = used.load(Relaxed);
-        let isolated = runs.isolated == run;
-        if place < class.blocks {
-            count -= 1;
-            used.store(count, Relaxed);
-            runs.used -= 1;
-            if u32::from(count) + 1 == class.blocks && !isolated {
-                self.link(&mut runs.partial, run);
-            }
-        } else if !isolated {
-            self.link_tail(class, &mut runs, run);
+        let count = used.load(Relaxed) - 1;
+        used.store(count, Relaxed);
+        runs.used -= 1;
+        let emptying = runs.emptying.is(run);
+        if u32::from(count) + 1 == class.blocks && !emptying {
+            runs.partial.push(&self.frames, run);
         }
-        if count == 0 && !self.is_tail_used(class, run) {
-            if isolated {
-                runs.isolated = NONE;
+        if count == 0 {
+            if emptying {
+                runs.emptying.succeed();
             } else {
-                self.unlink(&mut runs.partial, run);
-                self.unlink_tail(class, &mut runs, run);
+                runs.partial.remove(&self.frames, run);
             }
             runs.count -= 1;
             self.frames.free(run, class.frames);
@@ -378,7 +242,7 @@ impl Pam for Zsmalloc {
             let Some(run) = self.isolate(class, need) else {
                 return false;
             };
-            for place in 0..class.places() {
+            for place in 0..class.blocks {
                 let bits = self.frames.frame(run + place / 64).bitmap.load(Relaxed);
                 let offset = class.block(run, place).offset;
                 let target = || self.beside(offset);
@@ -401,7 +265,7 @@ impl Pam for Zsmalloc {
         let Some(class) = self.class_at(run) else {
             return;
         };
-        for place in 0..class.places() {
+        for place in 0..class.blocks {
             let bits = self.frames.frame(run + place / 64).bitmap.load(Relaxed);
             if bits >> (place % 64) & 1 == 1 && !f(class.block(run, place).offset) {
                 break;
@@ -416,11 +280,9 @@ impl Pam for Zsmalloc {
         bytes: usize,
         present: &dyn Fn(u32) -> bool,
     ) -> bool {
-        let Some((own, class)) = self.class_of(bytes) else {
+        let Some((number, class)) = self.class_of(bytes) else {
             return false;
         };
-        let tail = block.place == RAW_BLOCKS && fits_tail(bytes);
-        let (number, class) = if tail { self.raw() } else { (own, class) };
         let inside = u64::from(block.place) * class.size as u64;
         let Some(start) = block.offset.checked_sub(inside) else {
             return false;
@@ -428,8 +290,7 @@ impl Pam for Zsmalloc {
         let Ok(run) = u32::try_from(start / FRAME) else {
             return false;
         };
-        let places = class.blocks + u32::from(tail);
-        if start % FRAME != 0 || block.place >= places || run >= self.frames.count() {
+        if start % FRAME != 0 || block.place >= class.blocks || run >= self.frames.count() {
             return false;
         }
         let head = self.frames.frame(run);
@@ -446,9 +307,7 @@ impl Pam for Zsmalloc {
             lock(&class.state).count += 1;
         }
         let claimed = self.mark(run, block.place, true);
-        if claimed && tail {
-            self.frames.at(block.offset).used.store(own.into(), Relaxed);
-        } else if claimed {
+        if claimed {
             head.used.store(head.used.load(Relaxed) + 1, Relaxed);
             lock(&class.state).used += 1;
         }
@@ -462,29 +321,17 @@ impl Pam for Zsmalloc {
                 let class = &self.classes[head.class.load(Relaxed) as usize];
                 let mut runs = lock(&class.state);
                 if u32::from(head.used.load(Relaxed)) < class.blocks {
-                    self.link(&mut runs.partial, run);
+                    runs.partial.push(&self.frames, run);
                 }
-                self.link_tail(class, &mut runs, run);
             }
         }
     }
 }
 
-/// Whether a block of `bytes` may be in a tail.
-const fn fits_tail(bytes: usize) -> bool {
-    TAIL_FROM < bytes && bytes <= TAIL
-}
-
-// No other block of that size has a tail's number.
-const _: () = assert!(MAX_RUN as usize * FRAME as usize / TAIL_FROM <= RAW_BLOCKS as usize);
-
 /// Frames and blocks of a run for blocks of `size` bytes: the shortest run of those that waste
-/// least, or hardly more. Raw pages, a header longer than a frame, take whole extents.
+/// least, or hardly more.
 fn shape(size: usize) -> (u32, u32) {
     let blocks = |run: u32| (run as usize * FRAME as usize / size) as u32;
-    if size > FRAME as usize {
-        return (EXTENT_FRAMES, blocks(EXTENT_FRAMES));
-    }
     // All lengths of runs at once, so that wasted parts of them compare as integers.
     let waste = |run: u32| (run as usize * FRAME as usize % size) * (COMMON / run) as usize;
     let least = (1..=MAX_RUN).map(waste).min().unwrap_or_default();
@@ -501,12 +348,10 @@ const _: () = assert!(FRAME as usize % layout::trie::BYTES == 0);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::RAW_ABOVE;
 
     #[test]
     fn runs_waste_little_and_fit_their_bitmaps() {
-        let compressed = MIN_BLOCK..=HEADER + RAW_ABOVE;
-        for size in compressed.step_by(GRAIN).chain([MAX_BLOCK]) {
+        for size in (MIN_BLOCK..=MAX_BLOCK).step_by(GRAIN) {
             let (run, blocks) = shape(size);
             let bytes = run as usize * FRAME as usize;
             let waste = bytes - blocks as usize * size;

@@ -29,8 +29,9 @@ use kzt_store::crash_points::{Passes, kill_at, survey};
 use kzt_store::{Config, Store};
 use rustix::fs::{SeekFrom, seek};
 
-const INDICES: u64 = 150;
-const OPS: u64 = 1200;
+/// Operations and indices of a victim's work, and of one that has to fill memory and a spill file.
+const USUAL: (u64, u64) = (1200, 150);
+const MUCH: (u64, u64) = (2500, 500);
 /// Rounds for each place.
 const ROUNDS: u64 = 3;
 
@@ -109,6 +110,7 @@ struct Rounds {
     test: &'static str,
     spill: u64,
     memory: u64,
+    work: (u64, u64),
     random: Random,
     arena: ArenaPath,
     witness: Witness,
@@ -125,8 +127,8 @@ impl Rounds {
 
     fn order(&self, task: &str, place: &str, passes: u64, seed: u64) -> String {
         let work = Work {
-            ops: OPS,
-            indices: INDICES,
+            ops: self.work.0,
+            indices: self.work.1,
             seed,
         };
         let order = order(&self.config(), work);
@@ -138,7 +140,7 @@ impl Rounds {
         let _ = fs::remove_file(self.arena.path());
         let _ = fs::remove_file(self.arena.path().with_extension("spill"));
         self.refused += self.witness.refused;
-        self.witness = Witness::new(INDICES);
+        self.witness = Witness::new(self.work.1);
     }
 
     /// Starts a child and waits for its end; whether it was killed.
@@ -187,7 +189,7 @@ impl Rounds {
 }
 
 /// `full`: the memory and the spill file are too small for all pages.
-fn rounds(test: &'static str, memory: u64, spill: u64, full: bool) {
+fn rounds(test: &'static str, work: (u64, u64), memory: u64, spill: u64, full: bool) {
     if be_child() {
         return;
     }
@@ -197,9 +199,10 @@ fn rounds(test: &'static str, memory: u64, spill: u64, full: bool) {
         test,
         spill,
         memory,
+        work,
         random: Random(1),
         arena: ArenaPath::new(),
-        witness: Witness::new(INDICES),
+        witness: Witness::new(work.1),
         kills: Passes::new(),
         refused: 0,
     };
@@ -252,13 +255,14 @@ fn rounds(test: &'static str, memory: u64, spill: u64, full: bool) {
 
 #[test]
 fn every_place_that_stores_may_kill() {
-    rounds("every_place_that_stores_may_kill", 8 * MIB, 0, false);
+    rounds("every_place_that_stores_may_kill", USUAL, 8 * MIB, 0, false);
 }
 
 #[test]
 fn every_place_that_stores_may_kill_at_the_memory_limit() {
     rounds(
         "every_place_that_stores_may_kill_at_the_memory_limit",
+        USUAL,
         MIB,
         0,
         true,
@@ -269,8 +273,9 @@ fn every_place_that_stores_may_kill_at_the_memory_limit() {
 fn every_place_that_stores_may_kill_with_a_spill_file() {
     rounds(
         "every_place_that_stores_may_kill_with_a_spill_file",
+        MUCH,
         MIB,
-        2 * MIB,
+        MIB + 4096,
         true,
     );
 }

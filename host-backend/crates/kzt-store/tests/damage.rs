@@ -16,7 +16,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
-use common::{ArenaPath, MIB, Random, SWAP, block_entries, page};
+use common::{ArenaPath, MIB, Random, SWAP, block_entries, frame_word, page};
 use kzt_store::{
     Allocator, Codec, Config, Context, GetError, ObjectId, OpenError, Origin, PAGE_SIZE, Store,
 };
@@ -312,6 +312,36 @@ fn a_copied_entry_costs_only_the_page_it_was_copied_over() {
             pool.get(&mut cx, OBJECTS[o], index, &mut out) == Ok(true) && out == page(seed)
         });
         assert_eq!(right.count(), pages.len() - 1);
+    }
+}
+
+/// The word beside a raw page's header is guarded by its own check: another's page is never taken
+/// for this one's, and stays where it is.
+#[test]
+fn a_damaged_word_beside_a_header_costs_its_page_alone() {
+    let (bytes, pages) = sample();
+    let words: Vec<u64> = block_entries(bytes)
+        .into_iter()
+        .filter_map(|(_, block)| frame_word(bytes, block))
+        .collect();
+    let (first, last) = (words[0], words[words.len() - 1]);
+    let another = |at: u64| bytes[at as usize..][..8].to_vec();
+    let flips = (0..64).map(|bit| {
+        let mut word = another(first);
+        word[bit / 8] ^= 1 << (bit % 8);
+        (first, word)
+    });
+    let swapped = [(first, another(last)), (last, another(first))];
+    for (at, damage) in flips.chain(swapped).chain([(first, vec![0; 8])]) {
+        let arena = ArenaPath::new();
+        write(&arena, bytes);
+        let file = OpenOptions::new().write(true).open(arena.path()).unwrap();
+        file.write_all_at(&damage, at).unwrap();
+        let (store, recovery) = arena.open(4 * MIB);
+        assert_eq!(recovery.dropped, 1, "{damage:x?}");
+        assert_eq!(answers(&store, pages), (pages.len() - 1, 1));
+        drop(store);
+        survive(&arena.config(4 * MIB, Codec::Lzo), pages);
     }
 }
 

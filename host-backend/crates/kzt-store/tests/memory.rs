@@ -181,7 +181,7 @@ fn the_heap_is_bounded() {
     let mut random = Random(1);
     for (memory, disk) in [(64 * MIB, 0), (64 * MIB, 0), (8 * MIB, 256 * MIB)] {
         let before = HEAP.load(Relaxed);
-        let mut bound = memory / 4096 * 24 + memory / 65536 * 12 + MIB;
+        let mut bound = memory / 4096 * 28 + memory / 65536 * 12 + MIB;
         let mut config = arena.config(memory, kzt_store::Codec::Lzo);
         if disk > 0 {
             bound += disk / (256 << 10) * 12 + 700 * 1024;

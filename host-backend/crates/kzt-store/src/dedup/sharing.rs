@@ -14,7 +14,6 @@ use crate::codec::Encoding;
 use crate::entry::Entry;
 use crate::layout::{CHECK, HEADER, Location, hash_of, record};
 use crate::owner::Owned;
-use crate::pam::Block;
 use crate::space::{Held, Space};
 
 /// Smaller payloads are not worth a record: two users save one block and need one.
@@ -73,7 +72,7 @@ pub(crate) struct Payload<'a> {
     pub(crate) encoding: Encoding,
     pub(crate) bytes: &'a [u8],
     /// The block's check word: checksum, and hash if the page may share.
-    check: u64,
+    pub(crate) check: u64,
 }
 
 impl<'a> Payload<'a> {
@@ -95,13 +94,6 @@ impl<'a> Payload<'a> {
 }
 
 impl Space {
-    /// Writes a page into a block, which nothing refers to yet and whose location comes last.
-    pub(crate) fn write_block(&self, block: Block, payload: Payload<'_>) {
-        self.arena.store(block.offset + CHECK, payload.check);
-        self.arena
-            .write(block.offset + HEADER as u64, payload.bytes);
-    }
-
     /// Looks for the page among those of its domain, and takes a use of the record for it:
     /// [`unshare`](Self::unshare) gives it back.
     pub(crate) fn share(&self, domain: &Domain, payload: Payload<'_>) -> Option<u64> {
@@ -126,7 +118,9 @@ impl Space {
     fn holds(&self, offset: u64, location: Location, payload: Payload<'_>) -> bool {
         (location.encoding, location.len) == (payload.encoding, payload.bytes.len())
             && self.arena.load(offset + CHECK) == payload.check
-            && self.arena.holds(offset + HEADER as u64, payload.bytes)
+            && self
+                .arena
+                .holds(self.payload(offset, location.place), payload.bytes)
     }
 
     /// Takes a use of a record whose shard is locked, if its block holds the page.

@@ -47,11 +47,13 @@ impl ArenaPath {
 impl ArenaPath {
     /// Changes a byte of the payload of the only page that is in a block.
     pub(crate) fn damage_the_only_block(&self) {
-        let [(_, block)] = block_entries(&std::fs::read(self.path()).unwrap())[..] else {
+        let bytes = std::fs::read(self.path()).unwrap();
+        let [(_, block)] = block_entries(&bytes)[..] else {
             panic!("there is one block");
         };
         let file = File::options().write(true).open(self.path()).unwrap();
-        file.write_all_at(b"damage", block + 20).unwrap();
+        file.write_all_at(b"damage", payload(&bytes, block) + 4)
+            .unwrap();
     }
 }
 
@@ -131,6 +133,21 @@ pub(crate) fn page(seed: u64) -> Page {
         .for_each(|byte| *byte = random.next() as u8);
     page[PAGE_SIZE - 1] ^= 1;
     page
+}
+
+/// Where the word is that says in which frame a raw page is, if the block is one's.
+pub(crate) fn frame_word(bytes: &[u8], block: u64) -> Option<u64> {
+    let location = u64::from_ne_bytes(*bytes[block as usize..].first_chunk().unwrap());
+    let number = block % 4096 / 16;
+    (location >> 16 & 0x3ff == 514).then(|| block - block % 4096 + 170 * 16 + number * 8)
+}
+
+/// Where a block's payload is.
+pub(crate) fn payload(bytes: &[u8], block: u64) -> u64 {
+    frame_word(bytes, block).map_or(block + 16, |word| {
+        let word = u64::from_ne_bytes(*bytes[word as usize..].first_chunk().unwrap());
+        word & 0xff_ffff_f000
+    })
 }
 
 /// Leaf entries of an arena's content that lead to a block: (slot, block). A block's location
