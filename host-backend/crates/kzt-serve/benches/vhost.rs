@@ -18,7 +18,10 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use std::cell::Cell;
+use std::fs;
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +36,12 @@ const DEPTH: u16 = 32;
 /// How long each figure is taken.
 const SPAN: Duration = Duration::from_secs(2);
 const PAIRS: usize = 10;
+
+/// What a driver does when nothing has been used.
+type Pause = fn(&Driver);
+const LOOK: Pause = |_| thread::yield_now();
+/// As a guest does that has nothing else to do.
+const SLEEP: Pause = |driver| driver.rest(0);
 
 fn main() {
     // `cargo bench` adds an argument of its own.
@@ -49,7 +58,7 @@ fn main() {
 }
 
 /// Keeps queues full with random requests of a page until told to stop; how many were served.
-fn load(driver: &mut Driver, queues: u16, kind: u32, stop: &dyn Fn() -> bool) -> u64 {
+fn load(driver: &mut Driver, queues: u16, kind: u32, pause: Pause, stop: &dyn Fn() -> bool) -> u64 {
     let mut random = 0x5eed_u64;
     let mut sector = || {
         random ^= random << 13;
@@ -91,16 +100,16 @@ fn load(driver: &mut Driver, queues: u16, kind: u32, stop: &dyn Fn() -> bool) ->
             }
         }
         if idle {
-            thread::yield_now();
+            pause(driver);
         }
     }
     served
 }
 
-/// Thousands of requests a second.
-fn measure(driver: &mut Driver, kind: u32) -> f64 {
+/// Thousands of requests a second, through the first queue.
+fn measure(driver: &mut Driver, kind: u32, pause: Pause) -> f64 {
     let begin = Instant::now();
-    let served = load(driver, 1, kind, &|| begin.elapsed() > SPAN);
+    let served = load(driver, 1, kind, pause, &|| begin.elapsed() > SPAN);
     served as f64 / begin.elapsed().as_secs_f64() / 1000.0
 }
 
@@ -112,10 +121,10 @@ fn rate(other: Option<&Path>) {
     println!("4 KiB, random, queue depth {DEPTH}, thousands a second: this store, the other");
     for round in 0..PAIRS {
         for (name, kind) in [("write", OUT), ("read", IN)] {
-            let own = measure(&mut own, kind);
+            let own = measure(&mut own, kind, LOOK);
             print!("{round} {name:<5} {own:8.1}");
             if let Some(other) = &mut other {
-                let other = measure(other, kind);
+                let other = measure(other, kind, LOOK);
                 print!(" {other:8.1}  ratio {:.2}", own / other);
             }
             println!();
@@ -123,34 +132,114 @@ fn rate(other: Option<&Path>) {
     }
 }
 
-/// A client with one queue, alone and beside one that keeps 16 queues full.
+/// A client with one queue, alone and beside one that keeps 16 queues full: what it has then of what
+/// it has alone. Both could use two processors, and with the other they share them.
 fn share() {
     let lab = Lab::new(256 * MIB);
     lab.add("victim", DISK);
     lab.add("attacker", DISK);
     let mut victim = Driver::ready(&lab.socket("victim.vhost"), 1);
+    let mut attacker = Driver::ready(&lab.socket("attacker.vhost"), 16);
+    // Both have touched their memory before.
+    measure(&mut victim, OUT, SLEEP);
+    let begin = Instant::now();
+    load(&mut attacker, 16, OUT, LOOK, &|| begin.elapsed() > SPAN);
+    println!("thousands a second; of the processors, what others than this process had meanwhile");
     let mut shares = Vec::new();
     for pair in 0..PAIRS {
-        let alone = measure(&mut victim, OUT);
-        let done = AtomicBool::new(false);
-        let beside = thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut attacker = Driver::ready(&lab.socket("attacker.vhost"), 16);
-                load(&mut attacker, 16, OUT, &|| done.load(Ordering::Relaxed));
-            });
-            let beside = measure(&mut victim, OUT);
-            done.store(true, Ordering::Relaxed);
-            beside
-        });
+        let mut run = |with_attacker: bool| {
+            Others::during(|| {
+                if with_attacker {
+                    beside(&mut victim, &mut attacker)
+                } else {
+                    measure(&mut victim, OUT, SLEEP)
+                }
+            })
+        };
+        // One pair begins alone, the next one ends so: what drifts favours neither.
+        let swapped = pair % 2 == 1;
+        let (first, second) = (run(swapped), run(!swapped));
+        let (alone, beside) = if swapped {
+            (second, first)
+        } else {
+            (first, second)
+        };
+        let share = beside.0 / alone.0;
         println!(
-            "{pair} alone {alone:8.1} beside {beside:8.1} share {:.2}",
-            beside / alone
+            "{pair} alone {:6.1} (others {:2.0} %)  beside {:6.1} (others {:2.0} %)  share {share:.2}",
+            alone.0, alone.1, beside.0, beside.1
         );
-        shares.push(beside / alone);
+        shares.push(share);
     }
     let mean = shares.iter().sum::<f64>() / PAIRS as f64;
     let squares: f64 = shares.iter().map(|share| (share - mean).powi(2)).sum();
     // Student's t for nine degrees of freedom.
     let half = 2.262 * (squares / (PAIRS - 1) as f64 / PAIRS as f64).sqrt();
     println!("share {mean:.3} ± {half:.3} (95 %)");
+}
+
+/// The victim's rate while the attacker has all its queues full.
+fn beside(victim: &mut Driver, attacker: &mut Driver) -> f64 {
+    let (begun, done) = (Barrier::new(2), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let first = Cell::new(true);
+            load(attacker, 16, OUT, LOOK, &|| {
+                // It asks when the first request has been served.
+                if first.take() {
+                    begun.wait();
+                }
+                done.load(Ordering::Relaxed)
+            });
+        });
+        begun.wait();
+        let rate = measure(victim, OUT, SLEEP);
+        done.store(true, Ordering::Relaxed);
+        rate
+    })
+}
+
+/// Processor time, in clock ticks.
+struct Others {
+    /// Of all processors.
+    total: i64,
+    /// Of them, idle ones.
+    idle: i64,
+    /// Of this process.
+    own: i64,
+}
+
+impl Others {
+    /// What some work returns, and the percentage of the processors that others had meanwhile.
+    fn during(work: impl FnOnce() -> f64) -> (f64, f64) {
+        let before = Self::now();
+        let result = work();
+        let after = Self::now();
+        let [total, idle, own] = [
+            after.total - before.total,
+            after.idle - before.idle,
+            after.own - before.own,
+        ]
+        .map(|ticks| ticks as f64);
+        (result, 100.0 * (total - idle - own) / total)
+    }
+
+    fn now() -> Self {
+        let numbers = |text: &str| -> Vec<i64> {
+            text.split_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect()
+        };
+        let all = fs::read_to_string("/proc/stat").unwrap();
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests' time is in the first two.
+        let all = &numbers(all.lines().next().unwrap())[..8];
+        let own = fs::read_to_string("/proc/self/stat").unwrap();
+        // The name, in parentheses, may hold spaces; what follows begins with a letter.
+        let own = numbers(own.rsplit(')').next().unwrap());
+        Self {
+            total: all.iter().sum(),
+            idle: all[3] + all[4],
+            own: own[10] + own[11],
+        }
+    }
 }

@@ -8,10 +8,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{Ordering, fence};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
@@ -283,6 +284,22 @@ impl Driver {
         let mut count = [0; 8];
         rustix::io::read(&self.queues[usize::from(queue)].call, &mut count).unwrap();
         u64::from_ne_bytes(count)
+    }
+
+    /// Sleeps until the next chain has been used, as a guest does that has nothing else to do.
+    pub fn rest(&self, queue: u16) {
+        let Queue { call, used, .. } = &self.queues[usize::from(queue)];
+        // `used_event`: not before that. The server must not look there before it has used a chain
+        // that is not seen here.
+        self.put(
+            available_of(queue) + 4 + 2 * u64::from(SIZE),
+            used.to_le_bytes(),
+        );
+        fence(Ordering::SeqCst);
+        while self.used(queue) == *used {
+            poll(&mut [PollFd::new(call, PollFlags::IN)], None).unwrap();
+            rustix::io::read(call, &mut [0; 8]).unwrap();
+        }
     }
 
     pub fn used(&self, queue: u16) -> u16 {
