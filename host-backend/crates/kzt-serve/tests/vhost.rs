@@ -15,11 +15,10 @@ use std::time::Duration;
 use common::driver::{
     DATA, DISCARD, Driver, FLUSH, GET_CONFIG, GET_FEATURES, GET_ID, GET_PROTOCOL_FEATURES,
     GET_QUEUE_NUM, GET_VRING_BASE, GUEST, IN, INDIRECT, IOERR, MEMORY, NEXT, OK, OUT, QEMU,
-    SET_MEM_TABLE, SET_VRING_ENABLE, SIZE, UNSUPP, USUAL, VERSION_1, WRITABLE, WRITE_ZEROES,
-    descriptor, header_of, message, range, request_header, state, status_of, table, used_of,
+    SET_VRING_ENABLE, SIZE, UNSUPP, USUAL, VERSION_1, WRITABLE, WRITE_ZEROES, descriptor,
+    header_of, message, range, request_header, state, status_of, used_of,
 };
 use common::{Lab, noise};
-use std::os::fd::AsFd;
 
 const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;
@@ -201,9 +200,7 @@ fn queues_are_served_side_by_side() {
     for queue in 0..16_u16 {
         let data = DATA + u64::from(queue) * 4096;
         driver.fill(data, &noise(queue.into()));
-        driver.request(queue, 0, OUT, u64::from(queue) * 8, (data, 4096));
-        driver.offer(queue, 0);
-        driver.kick(queue);
+        driver.submit(queue, 0, OUT, u64::from(queue) * 8, (data, 4096));
     }
     for queue in 0..16_u16 {
         assert_eq!(driver.next_used(queue), Some((0, 1)));
@@ -280,9 +277,7 @@ fn a_queue_stops_where_it_is_and_goes_on_from_there() {
     assert_eq!(driver.write(0, &noise(0)), Some(OK));
     let base = driver.ask(GET_VRING_BASE, &state(0, 0));
     assert_eq!(base, state(0, 1));
-    driver.request(0, 0, IN, 0, (DATA, 4096));
-    driver.offer(0, 0);
-    driver.kick(0);
+    driver.submit(0, 0, IN, 0, (DATA, 4096));
     driver.settle();
     assert_eq!(driver.used(0), 1);
     driver.start(0, 1);
@@ -303,11 +298,7 @@ fn memory_can_be_exchanged_under_a_queue_in_use() {
             (GUEST + half, half, QEMU + half, half),
             (GUEST, half, QEMU, 0),
         ];
-        driver.say_with(
-            SET_MEM_TABLE,
-            &table(&halves),
-            &[file.as_fd(), file.as_fd()],
-        );
+        driver.share_as(&file, &halves);
         assert_eq!(driver.read(page * 4096, 4096).unwrap(), noise(page));
         driver.share();
     }

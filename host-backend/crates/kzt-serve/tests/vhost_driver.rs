@@ -34,6 +34,7 @@ fn chain(write: impl Fn(&Driver)) -> impl Fn(&Scene) -> Driver {
 
 #[test]
 fn chains_that_are_none() {
+    let head = (header_of(0, 0), 16, 0);
     let header = |driver: &Driver| {
         driver.descriptor(0, 0, descriptor(header_of(0, 0), 16, NEXT, 1));
     };
@@ -67,15 +68,13 @@ fn chains_that_are_none() {
         (
             "no status",
             &chain(|driver| {
-                header(driver);
-                driver.descriptor(0, 1, descriptor(DATA, 4096, 0, 0));
+                driver.link(&[head, (DATA, 4096, 0)]);
             }),
         ),
         (
             "a status of no length",
             &chain(|driver| {
-                header(driver);
-                driver.descriptor(0, 1, descriptor(DATA, 0, WRITABLE, 0));
+                driver.link(&[head, (DATA, 0, WRITABLE)]);
             }),
         ),
         (
@@ -87,61 +86,49 @@ fn chains_that_are_none() {
         (
             "a short header",
             &chain(|driver| {
-                driver.descriptor(0, 0, descriptor(header_of(0, 0), 15, NEXT, 1));
-                driver.descriptor(0, 1, descriptor(DATA, 1, WRITABLE, 0));
+                driver.link(&[(header_of(0, 0), 15, 0), (DATA, 1, WRITABLE)]);
             }),
         ),
         (
             "to be read after to be written",
             &chain(|driver| {
-                header(driver);
-                driver.descriptor(0, 1, descriptor(DATA, 1, WRITABLE | NEXT, 2));
-                driver.descriptor(0, 2, descriptor(DATA, 4096, 0, 0));
+                driver.link(&[head, (DATA, 1, WRITABLE), (DATA, 4096, 0)]);
             }),
         ),
         (
             "a header outside the memory",
             &chain(|driver| {
-                driver.descriptor(0, 0, descriptor(0, 16, NEXT, 1));
-                driver.descriptor(0, 1, descriptor(DATA, 1, WRITABLE, 0));
+                driver.link(&[(0, 16, 0), (DATA, 1, WRITABLE)]);
             }),
         ),
         (
             "data outside the memory",
             &chain(|driver| {
-                header(driver);
-                driver.descriptor(0, 1, descriptor(GUEST + MEMORY - 512, 4096, NEXT, 2));
-                driver.descriptor(0, 2, descriptor(DATA, 1, WRITABLE, 0));
+                driver.link(&[head, (GUEST + MEMORY - 512, 4096, 0), (DATA, 1, WRITABLE)]);
             }),
         ),
         (
             "data around the last address",
             &chain(|driver| {
-                header(driver);
-                driver.descriptor(0, 1, descriptor(u64::MAX - 511, 4096, NEXT, 2));
-                driver.descriptor(0, 2, descriptor(DATA, 1, WRITABLE, 0));
+                driver.link(&[head, (u64::MAX - 511, 4096, 0), (DATA, 1, WRITABLE)]);
             }),
         ),
         (
             "a status outside the memory",
             &chain(|driver| {
-                header(driver);
-                driver.descriptor(0, 1, descriptor(GUEST + MEMORY, 1, WRITABLE, 0));
+                driver.link(&[head, (GUEST + MEMORY, 1, WRITABLE)]);
             }),
         ),
         (
             "a status at the last address",
             &chain(|driver| {
-                header(driver);
-                driver.descriptor(0, 1, descriptor(u64::MAX, u32::MAX, WRITABLE, 0));
+                driver.link(&[head, (u64::MAX, u32::MAX, WRITABLE)]);
             }),
         ),
         (
             "lengths whose sum overflows",
             &chain(|driver| {
-                header(driver);
-                driver.descriptor(0, 1, descriptor(DATA, u32::MAX, NEXT, 2));
-                driver.descriptor(0, 2, descriptor(DATA, u32::MAX, WRITABLE, 0));
+                driver.link(&[head, (DATA, u32::MAX, 0), (DATA, u32::MAX, WRITABLE)]);
             }),
         ),
         (
@@ -197,8 +184,7 @@ fn chains_that_are_none() {
             "a table with what follows it",
             &chain(|driver| {
                 driver.put(DATA, descriptor(header_of(0, 0), 16, 0, 0));
-                driver.descriptor(0, 0, descriptor(DATA, 16, INDIRECT | NEXT, 1));
-                driver.descriptor(0, 1, descriptor(DATA, 1, WRITABLE, 0));
+                driver.link(&[(DATA, 16, INDIRECT), (DATA, 1, WRITABLE)]);
             }),
         ),
         ("a head beyond the table", &|scene| {
@@ -228,9 +214,7 @@ fn requests_that_overlap_do_what_they_can() {
     let mut driver = scene.ready();
     // Into its own descriptors, header, rings and status.
     for target in [table_of(0), header_of(0, 0), available_of(0), DATA] {
-        driver.request(0, 0, IN, 0, (target, 4096));
-        driver.offer(0, 0);
-        driver.kick(0);
+        driver.submit(0, 0, IN, 0, (target, 4096));
         if driver.next_used(0).is_none() {
             driver = scene.ready();
         }
@@ -267,9 +251,7 @@ fn memory_that_changes_while_it_is_read() {
             }
         });
         for _ in 0..2000 {
-            driver.request(0, 0, OUT, 2048, (DATA, 4096));
-            driver.offer(0, 0);
-            driver.kick(0);
+            driver.submit(0, 0, OUT, 2048, (DATA, 4096));
             assert!(driver.next_used(0).is_some());
             assert_eq!(driver.bytes(status_of(0, 0), 1), [OK]);
         }

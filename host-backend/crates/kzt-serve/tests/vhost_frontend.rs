@@ -21,7 +21,7 @@ use std::time::Duration;
 use common::driver::{
     DATA, Driver, GET_CONFIG, GET_VRING_BASE, MEMORY, OK, OUT, QEMU, SET_FEATURES, SET_LOG_BASE,
     SET_MEM_TABLE, SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
-    SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, USUAL, addresses, memfd, state, table,
+    SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, USUAL, addresses, bell, memfd, state, table,
 };
 use common::noise;
 use common::scene::{Scene, each_ends};
@@ -29,8 +29,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, SealFlags, fcntl_getfl, fcntl_setfl, ftruncate};
 
 fn kick(driver: &mut Driver) {
-    let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-    driver.say_with(SET_VRING_KICK, &0_u64.to_le_bytes(), &[kick.as_fd()]);
+    let kick = bell();
+    driver.ring_by(SET_VRING_KICK, 0, &[kick.as_fd()]);
 }
 
 #[test]
@@ -219,20 +219,20 @@ fn descriptors_that_are_not_what_they_have_to_be() {
     each_ends(&[
         ("a socket to be kicked by", &|scene| {
             let mut driver = scene.shaped();
-            driver.say_with(SET_VRING_KICK, &0_u64.to_le_bytes(), &[socket().as_fd()]);
+            driver.ring_by(SET_VRING_KICK, 0, &[socket().as_fd()]);
             driver
         }),
         ("a folder to call by", &|scene| {
             let mut driver = scene.shaped();
             let folder = File::open("/").unwrap();
-            driver.say_with(SET_VRING_CALL, &0_u64.to_le_bytes(), &[folder.as_fd()]);
+            driver.ring_by(SET_VRING_CALL, 0, &[folder.as_fd()]);
             driver
         }),
         ("two kicks", &|scene| {
             let mut driver = scene.shaped();
-            let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+            let kick = bell();
             let both = [kick.as_fd(), kick.as_fd()];
-            driver.say_with(SET_VRING_KICK, &0_u64.to_le_bytes(), &both);
+            driver.ring_by(SET_VRING_KICK, 0, &both);
             driver
         }),
         ("descriptors with a message that takes none", &|scene| {
@@ -242,9 +242,9 @@ fn descriptors_that_are_not_what_they_have_to_be() {
         }),
         ("as many descriptors as go into a message", &|scene| {
             let mut driver = scene.shaped();
-            let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+            let kick = bell();
             let many = [kick.as_fd(); 64];
-            driver.say_with(SET_VRING_KICK, &0_u64.to_le_bytes(), &many);
+            driver.ring_by(SET_VRING_KICK, 0, &many);
             // The library drops them with the message they came with, and waits for another.
             driver.socket.shutdown(Shutdown::Write).unwrap();
             driver
@@ -259,8 +259,7 @@ fn memory_that_must_not_be_mapped() {
             let mut driver = scene.connect();
             driver.negotiate(USUAL);
             let file = memfd(MEMORY, seals);
-            let files = vec![file.as_fd(); regions.len()];
-            driver.say_with(SET_MEM_TABLE, &table(regions), &files);
+            driver.share_as(&file, regions);
             driver
         }
     };
@@ -317,23 +316,19 @@ fn memory_that_must_not_be_mapped() {
             let mut driver = scene.connect();
             let file = tempfile::tempfile().unwrap();
             file.set_len(MEMORY).unwrap();
-            driver.say_with(SET_MEM_TABLE, &table(&[(0, MEMORY, 0, 0)]), &[file.as_fd()]);
+            driver.share_as(&file, &[(0, MEMORY, 0, 0)]);
             driver
         }),
         ("of over a tebibyte", &|scene| {
             let mut driver = scene.connect();
             let file = memfd(2 << 40, sealed);
-            driver.say_with(
-                SET_MEM_TABLE,
-                &table(&[(0, 2 << 40, 0, 0)]),
-                &[file.as_fd()],
-            );
+            driver.share_as(&file, &[(0, 2 << 40, 0, 0)]);
             driver
         }),
         ("that takes a queue in use away", &|scene| {
             let mut driver = scene.ready();
             let file = memfd(MEMORY, sealed);
-            driver.say_with(SET_MEM_TABLE, &table(&[(0, 4096, 0, 0)]), &[file.as_fd()]);
+            driver.share_as(&file, &[(0, 4096, 0, 0)]);
             driver
         }),
     ]);
@@ -385,9 +380,9 @@ fn a_call_that_nobody_answers() {
     let scene = Scene::new();
     let mut driver = scene.ready();
     // Its count is at the end: another write would block.
-    let call = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    let call = bell();
     rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-    driver.say_with(SET_VRING_CALL, &0_u64.to_le_bytes(), &[call.as_fd()]);
+    driver.ring_by(SET_VRING_CALL, 0, &[call.as_fd()]);
     assert_eq!(driver.write(1 << 20, &noise(5)), Some(OK));
     assert_eq!(driver.read(1 << 20, 4096).unwrap(), noise(5));
     drop(driver);
@@ -398,8 +393,8 @@ fn a_call_that_nobody_answers() {
 /// one of them when this returns, or is about to.
 fn stuck(scene: &Scene) -> (Driver, OwnedFd) {
     let mut driver = scene.ready();
-    let call = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-    driver.say_with(SET_VRING_CALL, &0_u64.to_le_bytes(), &[call.as_fd()]);
+    let call = bell();
+    driver.ring_by(SET_VRING_CALL, 0, &[call.as_fd()]);
     driver.settle();
     let flags = fcntl_getfl(&call).unwrap();
     assert!(flags.contains(OFlags::NONBLOCK));
@@ -432,7 +427,7 @@ fn a_kick_that_never_ends() {
     let mut driver = scene.shaped();
     // A semaphore counts down by one for each look.
     let kick = eventfd(u32::MAX, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE).unwrap();
-    driver.say_with(SET_VRING_KICK, &0_u64.to_le_bytes(), &[kick.as_fd()]);
+    driver.ring_by(SET_VRING_KICK, 0, &[kick.as_fd()]);
     driver.enable(0, true);
     assert_eq!(driver.write(1 << 20, &noise(5)), Some(OK));
     drop(driver);

@@ -121,20 +121,26 @@ impl Driver {
 
     /// Shares the memory.
     pub fn share(&mut self) {
-        let table = table(&[(GUEST, MEMORY, QEMU, 0)]);
         let file = self.file.try_clone().unwrap();
-        self.say_with(SET_MEM_TABLE, &table, &[file.as_fd()]);
+        self.share_as(&file, &[(GUEST, MEMORY, QEMU, 0)]);
+    }
+
+    /// Shares regions of a file, as (guest's address, size, QEMU's address, offset in the file).
+    pub fn share_as(&mut self, file: &File, regions: &[(u64, u64, u64, u64)]) {
+        let files = vec![file.as_fd(); regions.len()];
+        self.say_with(SET_MEM_TABLE, &table(regions), &files);
     }
 
     /// Sets a queue up, to begin at an index, and starts it.
     pub fn start(&mut self, index: u16, base: u16) {
         self.shape(index, base);
         let kick = self.queues[usize::from(index)].kick.try_clone().unwrap();
-        self.say_with(
-            SET_VRING_KICK,
-            &u64::from(index).to_le_bytes(),
-            &[kick.as_fd()],
-        );
+        self.ring_by(SET_VRING_KICK, index, &[kick.as_fd()]);
+    }
+
+    /// Tells one of a queue's bells.
+    pub fn ring_by(&mut self, code: u32, index: u16, bells: &[BorrowedFd<'_>]) {
+        self.say_with(code, &u64::from(index).to_le_bytes(), bells);
     }
 
     /// Sets a queue up, all but its kick, which starts it.
@@ -148,8 +154,8 @@ impl Driver {
         );
         while self.queues.len() <= index.into() {
             self.queues.push(Queue {
-                kick: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
-                call: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+                kick: bell(),
+                call: bell(),
                 available: 0,
                 used: 0,
             });
@@ -158,11 +164,7 @@ impl Driver {
         queue.available = base;
         queue.used = base;
         let call = queue.call.try_clone().unwrap();
-        self.say_with(
-            SET_VRING_CALL,
-            &u64::from(index).to_le_bytes(),
-            &[call.as_fd()],
-        );
+        self.ring_by(SET_VRING_CALL, index, &[call.as_fd()]);
     }
 
     pub fn enable(&mut self, index: u16, on: bool) {
@@ -250,6 +252,16 @@ impl Driver {
     /// A descriptor in a queue's table.
     pub fn descriptor(&self, queue: u16, slot: u16, descriptor: [u8; 16]) {
         self.put(table_of(queue) + 16 * u64::from(slot), descriptor);
+    }
+
+    /// Links descriptors of queue 0, from its first one on: (address, length, flags but [`NEXT`]).
+    pub fn link(&self, chain: &[(u64, u32, u16)]) {
+        for (slot, &(address, length, flags)) in (0..).zip(chain) {
+            let next = usize::from(slot) + 1 < chain.len();
+            let flags = if next { flags | NEXT } else { flags };
+            let next = if next { slot + 1 } else { 0 };
+            self.descriptor(0, slot, descriptor(address, length, flags, next));
+        }
     }
 
     /// Makes the chain that begins with a descriptor available, without a kick.
@@ -353,11 +365,16 @@ impl Driver {
         self.descriptor(queue, slot + 2, descriptor(header + 16, 1, WRITABLE, 0));
     }
 
+    /// Makes a request and the driver's kick for it.
+    pub fn submit(&mut self, queue: u16, slot: u16, kind: u32, sector: u64, data: (u64, u32)) {
+        self.request(queue, slot, kind, sector, data);
+        self.offer(queue, slot);
+        self.kick(queue);
+    }
+
     /// Carries a request out on queue 0 and returns its status; `None` if the server hangs up.
     pub fn call(&mut self, kind: u32, sector: u64, data: (u64, u32)) -> Option<u8> {
-        self.request(0, 0, kind, sector, data);
-        self.offer(0, 0);
-        self.kick(0);
+        self.submit(0, 0, kind, sector, data);
         let (head, _) = self.next_used(0)?;
         assert_eq!(head, 0);
         Some(self.bytes(status_of(0, 0), 1)[0])
@@ -391,7 +408,12 @@ pub fn message(code: u32, payload: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// Regions as (guest's address, size, QEMU's address, offset in the file).
+/// An eventfd that nobody has rung.
+pub fn bell() -> OwnedFd {
+    eventfd(0, EventfdFlags::CLOEXEC).unwrap()
+}
+
+/// Regions as for [`Driver::share_as`].
 pub fn table(regions: &[(u64, u64, u64, u64)]) -> Vec<u8> {
     let mut table = (regions.len() as u64).to_le_bytes().to_vec();
     for &(guest, size, user, offset) in regions {
