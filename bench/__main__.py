@@ -8,6 +8,7 @@ import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
 from bench import fio, guest_fio, guests, store
 from bench.ratios import Ratio
@@ -78,19 +79,28 @@ def print_guest_fio(figures: list[guest_fio.Figure], rounds: int) -> None:
             print_row(pattern, *rates, *ratios)
 
 
-def print_guests(figures: list[guests.Figure], load: guests.Load, repetitions: int) -> None:
-    """Print seconds over each frontend, alone and as multiples of the baselines'."""
-    by_frontend = {figure.frontend: figure.median for figure in figures}
-    baselines = {name: by_frontend[name] for name in guests.BASELINES if name in by_frontend}
+def print_guests(figures: list[guests.Figure], rounds: int) -> None:
+    """Print seconds over each frontend, as multiples of the baselines', and who was at work."""
     print(
-        f"\nkzt-load, {load.size} twice in a 192 MiB guest, virtual CPUs: {load.vcpus};"
-        f" seconds, median of {repetitions}\n"
+        f"\nkzt-load, twice in a 192 MiB guest; seconds, medians of {rounds};"
+        " ratios: mean of rounds [95 % interval];"
+        "\nprocessor time: the guest's, QEMU's other threads', the store's"
     )
-    print_row("swap over", "seconds", "pages swapped", *(f"× {name}" for name in baselines))
-    for figure in figures:
-        pages = sorted(figure.swapped_pages)[repetitions // 2]
-        ratios = [f"{figure.median / seconds:.2f}" for seconds in baselines.values()]
-        print_row(figure.frontend, f"{figure.median:.1f}", f"{pages}", *ratios)
+    for load in dict.fromkeys(figure.load for figure in figures):
+        same = [figure for figure in figures if figure.load == load]
+        baselines = [figure for figure in same if figure.frontend in guests.BASELINES]
+        columns = ("seconds", "pages swapped", *(f"× {each.frontend}" for each in baselines))
+        print()
+        print_row(f"{load.size}, virtual CPUs: {load.vcpus}", *columns, "processor time")
+        for figure in same:
+            parts = [(each.guest, each.qemu, each.store) for each in figure.processor]
+            print_row(
+                figure.frontend,
+                f"{figure.median:.1f}",
+                f"{sorted(figure.swapped_pages)[rounds // 2]}",
+                *(str(Ratio.of(figure.seconds, each.seconds)) for each in baselines),
+                " + ".join(f"{median(part):.1f}" for part in zip(*parts, strict=True)),
+            )
 
 
 def print_store(all_figures: list[store.Figures], codec: str, repetitions: int) -> None:
@@ -134,8 +144,16 @@ def main() -> int:
         "--repetitions", type=positive, default=5, help="of all but guests (default: 5)"
     )
     parser.add_argument("--guest-repetitions", type=positive, default=3, help="(default: 3)")
-    parser.add_argument("--guest-size", default="208MiB", help="of their load (default: 208MiB)")
-    parser.add_argument("--guest-vcpus", type=positive, default=1, help="(default: 1)")
+    parser.add_argument(
+        "--guest-sizes",
+        nargs="+",
+        default=["160MiB", "450MiB"],
+        metavar="SIZE",
+        help="of their load (default: 160MiB 450MiB)",
+    )
+    parser.add_argument(
+        "--guest-vcpus", nargs="+", type=positive, default=[1, 2], help="(default: 1 2)"
+    )
     parser.add_argument(
         "--frontends",
         nargs="+",
@@ -165,11 +183,15 @@ def main() -> int:
         result["guest_fio"] = [asdict(figure) for figure in inside]
         print_guest_fio(inside, arguments.repetitions)
     if arguments.only in {None, "guests"}:
-        load = guests.Load(arguments.guest_size, arguments.guest_vcpus)
-        frontends, repetitions = arguments.frontends, arguments.guest_repetitions
-        figures = guests.compare(load, frontends, repetitions, progress)
+        figures = guests.compare(
+            arguments.frontends,
+            arguments.guest_sizes,
+            arguments.guest_vcpus,
+            arguments.guest_repetitions,
+            progress,
+        )
         result["guests"] = [asdict(figure) for figure in figures]
-        print_guests(figures, load, repetitions)
+        print_guests(figures, arguments.guest_repetitions)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0

@@ -1,44 +1,76 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The same verifying workload in a guest that swaps to the store, to a disk or to its own zram."""
+"""The same verifying load in guests that swap to the store, to a disk or to their own zram.
+
+All guests are of one lab and boot once. One at a time works; the others' processors are stopped
+meanwhile, so that they cost nothing.
+"""
 
 import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from bench import lab
+from bench.lab import Lab
+from kztlab.guest import WORKLOAD_GROUP
+from kztlab.store import StoreClient
+
 FRONTENDS = ("vhost-user-blk", "nbd", "relay", "disk", "zram")
 BASELINES = ("disk", "zram")
 
-SPEC = """\
-lab: bench-{frontend}
-store: {{memory: 512MiB}}
+LAB = "bench-guests"
+HEAD = f"""\
+lab: {LAB}
+store: {{memory: 1GiB, overcommit: true}}
 guests:
-  vm: {{memory: 192MiB, vcpus: {vcpus}, frontend: {frontend}, swap: 1GiB}}
-workloads:
-  - {{name: load, on: [vm], anon: {{size: {size}, content: text, passes: 2}}, timeout: 20min}}
 """
+GUEST = "  {name}: {{memory: 192MiB, vcpus: {vcpus}, frontend: {frontend}, swap: 1GiB}}\n"
+
+# The login costs an emulated guest more than a little: it comes before the clocks are read.
+SCRIPT = f"""\
+echo $$ >{WORKLOAD_GROUP}/cgroup.procs && echo ready && read -r go &&
+exec kzt-load anon --size=%s --content=text --passes=2 --json"""
+
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Load:
-    """What every guest has to do, and with how many processors."""
+    """What a guest has to do, and with how many processors."""
 
-    size: str = "208MiB"
-    vcpus: int = 1
+    size: str
+    vcpus: int
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Seconds of processor time."""
+
+    guest: float
+    """In the virtual CPUs' threads, with what QEMU does there for a device."""
+    qemu: float
+    """In QEMU's other threads."""
+    store: float
+
+    def since(self, before: "Processor") -> "Processor":
+        return Processor(
+            self.guest - before.guest, self.qemu - before.qemu, self.store - before.store
+        )
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What one frontend took for the workload, in the order of the runs."""
+    """What a load took over one frontend, in the order of the rounds."""
 
     frontend: str
+    load: Load
     seconds: list[float]
     swapped_pages: list[int]
     """Pages that went out and came in, by the guest's own count."""
+    processor: list[Processor]
 
     @property
     def median(self) -> float:
@@ -46,36 +78,87 @@ class Figure:
         return median(self.seconds)
 
 
-def run_once(frontend: str, load: Load) -> tuple[float, int]:
-    """Boot a guest, run the workload, and return its seconds and the pages swapped."""
-    with tempfile.NamedTemporaryFile("w", prefix="kztbench-", suffix=".yaml") as spec:
-        spec.write(SPEC.format(frontend=frontend, size=load.size, vcpus=load.vcpus))
-        spec.flush()
-        done = subprocess.run(
-            [Path(sys.executable).with_name("kztlab"), "run", spec.name, "--json"],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise RuntimeError(f"kztlab run over {frontend} ended with {done.returncode}")
-    guest = json.loads(done.stdout.splitlines()[-1])["guests"][0]
-    return (
-        float(guest["workloads"][0]["seconds"]),
-        int(guest["swapped_out_pages"]) + int(guest["swapped_in_pages"]),
-    )
-
-
 def compare(
-    load: Load, frontends: Sequence[str], repetitions: int, progress: Callable[[str], None]
+    frontends: Sequence[str],
+    sizes: Sequence[str],
+    vcpus: Sequence[int],
+    rounds: int,
+    progress: Callable[[str], None],
 ) -> list[Figure]:
-    """Run the workload over each frontend in turn, as often as asked."""
-    seconds: dict[str, list[float]] = {frontend: [] for frontend in frontends}
-    pages: dict[str, list[int]] = {frontend: [] for frontend in frontends}
-    for repetition in range(repetitions):
-        for frontend in frontends:
-            progress(f"{repetition + 1}/{repetitions}: a guest swaps over {frontend}")
-            took, swapped = run_once(frontend, load)
-            seconds[frontend].append(took)
-            pages[frontend].append(swapped)
-    return [Figure(name, seconds[name], pages[name]) for name in frontends]
+    """Run every load over each frontend in turn, as often as asked."""
+    figures = [
+        Figure(frontend, Load(size, count), [], [], [])
+        for count in vcpus
+        for size in sizes
+        for frontend in frontends
+    ]
+    names = {_name(figure): figure for figure in figures}
+    spec = HEAD + "".join(
+        GUEST.format(name=name, vcpus=figure.load.vcpus, frontend=figure.frontend)
+        for name, figure in names.items()
+    )
+    with lab.running(LAB, spec) as guests:
+        for name in names:
+            guests.qmp(name, "stop")
+        for number in range(rounds):
+            # Who goes first is another one each round.
+            first = number % len(figures)
+            for figure in figures[first:] + figures[:first]:
+                load = figure.load
+                progress(f"{number + 1}/{rounds}: {load.size} over {figure.frontend}, {load.vcpus}")
+                _run(guests, figure)
+    return figures
+
+
+def _name(figure: Figure) -> str:
+    return f"{figure.frontend}-{figure.load.vcpus}"
+
+
+def _run(guests: Lab, figure: Figure) -> None:
+    name = _name(figure)
+    with _going(guests, name), guests.start(name, SCRIPT % figure.load.size) as process:
+        if (
+            process.stdin is None
+            or process.stdout is None
+            or process.stdout.readline() != "ready\n"
+        ):
+            raise RuntimeError(f"{name} is not ready")
+        before = _processor(guests, name)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        after = _processor(guests, name)
+    report = json.loads(answer or "{}")
+    if not report.get("ok"):
+        raise RuntimeError(f"the load in {name} failed: {answer or process.returncode}")
+    figure.seconds.append(report["seconds"])
+    figure.swapped_pages.append(report["pswpout"] + report["pswpin"])
+    figure.processor.append(after.since(before))
+
+
+@contextmanager
+def _going(guests: Lab, name: str) -> Iterator[None]:
+    guests.qmp(name, "cont")
+    try:
+        yield
+    finally:
+        guests.qmp(name, "stop")
+
+
+def _processor(guests: Lab, name: str) -> Processor:
+    """What guest and store have used up to now."""
+    threads = [cpu["thread-id"] for cpu in guests.qmp(name, "query-cpus-fast")]
+    status = Path(f"/proc/{threads[0]}/status").read_text().splitlines()
+    (process,) = (int(line.split()[1]) for line in status if line.startswith("Tgid:"))
+    guest = sum(_seconds(Path(f"/proc/{process}/task/{thread}")) for thread in threads)
+    with StoreClient(guests.places.sockets(LAB) / "api.sock") as store:
+        daemon = store.status()["pid"]
+    whole = _seconds(Path(f"/proc/{process}"))
+    return Processor(guest, whole - guest, _seconds(Path(f"/proc/{daemon}")))
+
+
+def _seconds(folder: Path) -> float:
+    """A process's or a thread's processor time; a process's has that of threads that have ended."""
+    # The name, in parentheses, may hold spaces.
+    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
