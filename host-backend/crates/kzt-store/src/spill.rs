@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const BATCH: usize = 2048;
 /// Clusters looked through for one batch at most.
 const SOURCES: usize = 16;
+/// Live bytes that a cluster has at most when it is collected.
+const COLLECTABLE: u32 = CLUSTER as u32 / 8 * 7;
 /// Dead clusters that keep their blocks, to be written over.
 const KEEP: u32 = 8;
 /// Clusters given back to the disk by one call of upkeep.
@@ -359,20 +361,20 @@ impl Batch<'_> {
     /// Adds what is live of the clusters that have least, as far as it fits. `is_live` tells
     /// whether the entry in a slot leads to a page.
     pub(crate) fn collect(&mut self, is_live: impl Fn(Location, Spilled) -> bool) {
+        // Where little can be gained the file is full. Who is refused for it will try again.
+        if !self.spill.clusters().can_gain(COLLECTABLE) {
+            return;
+        }
         let mut source = std::mem::take(&mut self.writer.source);
         let mut seen = [u32::MAX; SOURCES];
         for tried in 0..SOURCES {
             if self.is_full() {
                 break;
             }
-            let emptiest = self.spill.clusters().emptiest(&seen);
-            let Some((cluster, live)) = emptiest else {
+            let emptiest = self.spill.clusters().emptiest(COLLECTABLE, &seen);
+            let Some(cluster) = emptiest else {
                 break;
             };
-            // Where little can be gained the file is full.
-            if live as usize > CLUSTER / 8 * 7 {
-                break;
-            }
             if let Some(slot) = seen.get_mut(tried) {
                 *slot = cluster;
             }

@@ -206,6 +206,27 @@ fn with_both_full_a_put_is_refused_and_nothing_else_is_lost() {
     assert!(blocks(arena.path()) <= sizes.0 && blocks(spill.path()) <= sizes.1);
 }
 
+/// Else each put that is refused would cost the disk some clusters: what is left of a single one was
+/// moved into another, again and again.
+#[test]
+fn a_full_file_is_left_alone() {
+    let (arena, spill) = (ArenaPath::new(), SpillPath::new());
+    let (store, _) = open(&arena, &spill, (2 * MIB, 4 * MIB));
+    let pool = store.open_pool("a").unwrap();
+    let mut cx = Context::new();
+    let mut put = |index| pool.put(&mut cx, SWAP, index, &raw(index)).is_ok();
+    assert!((0..2000).take_while(|index| put(*index)).count() > 1000);
+    // The first to come are the first to go: these are in one cluster.
+    pool.flush_range(SWAP, 0, 20);
+    for index in 2000..2010 {
+        put(index);
+    }
+    let written = || store.usage().unwrap().spill.unwrap().written;
+    let before = written();
+    assert!((3000..3050).all(|index| !put(index)));
+    assert_eq!(written(), before);
+}
+
 #[test]
 fn a_page_on_the_disk_can_be_changed_in_part() {
     let (arena, spill) = (ArenaPath::new(), SpillPath::new());

@@ -143,13 +143,26 @@ impl Clusters {
         }
     }
 
-    /// The cluster with the fewest live bytes that is neither stuck nor `seen`, and their number.
-    pub(super) fn emptiest(&self, seen: &[u32]) -> Option<(u32, u32)> {
+    /// The clusters that may be collected, with their live bytes: at most so many.
+    fn collectable(&self, most: u32) -> impl Iterator<Item = (u32, u32)> {
         (0..)
             .zip(&self.table)
-            .filter(|(cluster, record)| record.live > 0 && !record.stuck && !seen.contains(cluster))
+            .filter(move |(_, record)| (1..=most).contains(&record.live) && !record.stuck)
             .map(|(cluster, record)| (cluster, record.live))
+    }
+
+    /// Whether there is more than one cluster to be collected that has at most so many live bytes.
+    /// What is left of a single one takes a cluster as before.
+    pub(super) fn can_gain(&self, most: u32) -> bool {
+        self.collectable(most).nth(1).is_some()
+    }
+
+    /// Of these the one with the fewest live bytes that is not `seen`.
+    pub(super) fn emptiest(&self, most: u32, seen: &[u32]) -> Option<u32> {
+        self.collectable(most)
+            .filter(|(cluster, _)| !seen.contains(cluster))
             .min_by_key(|&(_, live)| live)
+            .map(|(cluster, _)| cluster)
     }
 
     /// Nothing can be had from a cluster until it loses something of itself.
@@ -172,13 +185,13 @@ mod tests {
         clusters.hold(taken, 100);
         clusters.free_bytes(taken, 300);
         assert_eq!(
-            clusters.emptiest(&[]),
-            Some((taken, 100)),
+            clusters.emptiest(100, &[]),
+            Some(taken),
             "somebody reads it"
         );
         assert_eq!(clusters.take_surplus(0), None);
         clusters.free_bytes(taken, 100);
-        assert_eq!(clusters.emptiest(&[]), None);
+        assert_eq!(clusters.emptiest(100, &[]), None);
         assert_eq!(clusters.take_surplus(0), Some(taken));
         clusters.retire(taken, true);
         assert_eq!(clusters.free(), 4);
@@ -209,11 +222,26 @@ mod tests {
             let cluster = clusters.take().unwrap();
             clusters.fill(cluster, live);
         }
-        assert_eq!(clusters.emptiest(&[]), Some((0, 10)));
-        assert_eq!(clusters.emptiest(&[0]), Some((1, 20)));
+        assert_eq!(clusters.emptiest(20, &[]), Some(0));
+        assert_eq!(clusters.emptiest(20, &[0]), Some(1));
         clusters.stick(0);
-        assert_eq!(clusters.emptiest(&[]), Some((1, 20)));
+        assert_eq!(clusters.emptiest(20, &[]), Some(1));
         clusters.free_bytes(0, 5);
-        assert_eq!(clusters.emptiest(&[]), Some((0, 5)));
+        assert_eq!(clusters.emptiest(20, &[]), Some(0));
+    }
+
+    #[test]
+    fn a_single_cluster_is_not_worth_collecting() {
+        let mut clusters = Clusters::new(3, 3);
+        clusters.settle(0);
+        for live in [10, 20, 30] {
+            let cluster = clusters.take().unwrap();
+            clusters.fill(cluster, live);
+        }
+        assert!(!clusters.can_gain(19));
+        assert!(clusters.can_gain(20));
+        clusters.stick(0);
+        assert!(!clusters.can_gain(20));
+        assert!(clusters.can_gain(30));
     }
 }
