@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::entry::{Entry, Spilled};
-use crate::layout::Location;
 use crate::layout::pool::{Number, SLOTS};
+use crate::layout::{CHECK, Location, hash_of};
 use crate::lock;
 use crate::pool::{Pool, State};
 use crate::space::{Held, Space};
@@ -48,10 +48,19 @@ impl Owned<'_> {
         let old = Entry::Block(self.offset);
         self.space.publish(self.location.slot, old, entry);
         let freed = self.space.free_block(self.offset);
-        if let Some((_, state)) = self.pool {
-            state.held += held;
-            state.held -= freed;
+        match (self.pool, entry) {
+            (Some((_, state)), _) => {
+                state.held += held;
+                state.held -= freed;
+            }
+            (None, Entry::Spilled(at)) => self.space.sharing.count_spilled(at),
+            (None, _) => {}
         }
+    }
+
+    /// Whether it leads to a record.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.pool.is_none()
     }
 
     /// Whether the page may vanish.
@@ -77,18 +86,35 @@ impl Space {
     /// caller has it from its allocator, under [`watch`](crate::frames::Frames::watch).
     pub(crate) fn with_owner<R>(&self, offset: u64, f: impl FnOnce(Owned<'_>) -> R) -> Option<R> {
         let slot = Location::decode(self.arena.load(offset))?.slot;
-        if self.frames.get(slot)?.owner().is_none() {
-            return self.with_record(slot, offset, |location| {
-                f(Owned {
-                    space: self,
-                    pool: None,
-                    offset,
-                    location,
-                })
-            });
-        }
-        self.with_page(slot, |_, page| (page.offset == offset).then(|| f(page)))
+        let hash = hash_of(self.arena.load(offset + CHECK));
+        self.with_slot(slot, hash, |page| (page.offset == offset).then(|| f(page)))
             .flatten()
+    }
+
+    /// The same for the block that is known by the slot it leads to and its hash; nothing of the
+    /// arena is read that may be nobody's.
+    pub(crate) fn with_slot<R>(
+        &self,
+        slot: u64,
+        hash: u32,
+        f: impl FnOnce(Owned<'_>) -> R,
+    ) -> Option<R> {
+        if self.frames.get(slot)?.owner().is_some() {
+            return self.with_page(slot, |_, page| f(page));
+        }
+        self.with_record(slot, hash, |entry| {
+            let Entry::Block(offset) = entry else {
+                return None;
+            };
+            let location = Location::decode(self.arena.load(offset))?;
+            let block = Owned {
+                space: self,
+                pool: None,
+                offset,
+                location,
+            };
+            (location.slot == slot).then(|| f(block))
+        })
     }
 
     /// Calls `f` with the page in a slot, if it has a block for itself, and its pool, which is
@@ -120,18 +146,24 @@ impl Space {
     }
 
     /// Calls `f` with the state of the pool whose page in `slot` is in the spill file, at `at`, under
-    /// its lock; `None` if it is there no more. Unlike the others it waits for a busy pool: who has no
-    /// room left to put a page aside can't leave it where it is.
+    /// its lock, or without any if the slot is the record's of a page with that hash; `None` if it is
+    /// there no more. Unlike the others it waits for a busy pool: who has no room left to put a page
+    /// aside can't leave it where it is.
     pub(crate) fn with_spilled<R>(
         &self,
         slot: u64,
+        hash: u32,
         at: Spilled,
-        f: impl FnOnce(&mut State) -> R,
+        f: impl FnOnce(Option<&mut State>) -> R,
     ) -> Option<R> {
-        let number = self.frames.get(slot)?.owner()?;
+        let Some(number) = self.frames.get(slot)?.owner() else {
+            return self.with_record(slot, hash, |entry| {
+                (entry == Entry::Spilled(at)).then(|| f(None))
+            });
+        };
         let pool = self.owners.get(number)?;
         let mut state = pool.lock_alive()?;
         let ours = self.frames.get(slot)?.owner() == Some(number);
-        (ours && self.entry(slot) == Entry::Spilled(at)).then(|| f(&mut state))
+        (ours && self.entry(slot) == Entry::Spilled(at)).then(|| f(Some(&mut state)))
     }
 }

@@ -172,6 +172,8 @@ pub(crate) enum Fetched<'a> {
     },
     Spilled {
         slot: u64,
+        /// Whose word leads to it: the slot, or the record that the slot's entry leads to.
+        owner: u64,
         reading: Reading<'a>,
     },
 }
@@ -607,16 +609,20 @@ impl Pool {
                 return (state, Err(GetError::NoDevice));
             }
             let fetched = self.fetch(&mut state, cx, object, index);
-            let Ok(Fetched::Spilled { slot, reading }) = &fetched else {
+            let Ok(Fetched::Spilled {
+                slot,
+                owner,
+                reading,
+            }) = &fetched
+            else {
                 return (state, self.expand(cx, &fetched, out));
             };
             drop(state);
             let found = self.expand(cx, &fetched, out);
             state = self.lock();
             // What is being read is not written over: the same entry is the same page.
-            let entry = Entry::Spilled(reading.at);
             if self.find_slot(&mut state, object, index) == Some(*slot)
-                && self.space.entry(*slot) == entry
+                && self.space.entry_on_disk(*slot) == Some((*owner, reading.at))
             {
                 return (state, found);
             }
@@ -672,25 +678,39 @@ impl Pool {
         match self.space.entry(at) {
             Entry::Empty => Ok(Fetched::Absent),
             Entry::Pattern(word) => Ok(Fetched::Pattern(word)),
+            Entry::Shared(record) => self
+                .space
+                .with_shared(record, |entry| self.fetch_block(cx, at, record, entry)),
+            entry => self.fetch_block(cx, at, at, entry),
+        }
+    }
+
+    /// Copies the payload of the page in the slot at `at` into the context, whose block is where the
+    /// entry of `owner` says, or keeps it where it is on the disk.
+    fn fetch_block(
+        &self,
+        cx: &mut Context,
+        at: u64,
+        owner: u64,
+        entry: Entry,
+    ) -> Result<Fetched<'_>, GetError> {
+        match entry {
             Entry::Block(offset) => {
                 let location = Location::decode(self.space.arena.load(offset))
-                    .filter(|location| location.slot == at)
+                    .filter(|location| location.slot == owner)
                     .ok_or(GetError::Corrupt)?;
                 if self.kind == Kind::Shared {
                     self.space.pam.touch(offset);
                 }
                 Ok(self.copy_out(cx, offset, location))
             }
-            Entry::Shared(record) => self
-                .space
-                .with_shared(record, |offset, location| {
-                    self.copy_out(cx, offset, location)
-                })
-                .ok_or(GetError::Corrupt),
             Entry::Spilled(spilled) => {
                 let spill = self.space.spill.as_ref().ok_or(GetError::Corrupt)?;
-                let reading = spill.hold(spilled);
-                Ok(Fetched::Spilled { slot: at, reading })
+                Ok(Fetched::Spilled {
+                    slot: at,
+                    owner,
+                    reading: spill.hold(spilled),
+                })
             }
             _ => Err(GetError::Corrupt),
         }
@@ -731,9 +751,9 @@ impl Pool {
                 len,
                 checksum,
             }) => Self::decode(cx, *encoding, *len, *checksum, out),
-            Ok(Fetched::Spilled { slot, reading }) => {
+            Ok(Fetched::Spilled { owner, reading, .. }) => {
                 self.spill_reads.fetch_add(1, Relaxed);
-                let read = reading.read(*slot, cx.payload_mut(reading.at.size()));
+                let read = reading.read(*owner, cx.payload_mut(reading.at.size()));
                 read.and_then(|(Location { encoding, len, .. }, checksum)| {
                     cx.skip(HEADER);
                     Self::decode(cx, encoding, len, checksum, out)

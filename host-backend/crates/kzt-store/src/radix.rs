@@ -291,8 +291,8 @@ impl Space {
                 Location::decode(self.arena.load(offset)).map_or_else(Held::default, Held::block)
             }
             Entry::Shared(record) => self
-                .with_shared(record, |_, location| Held::block(location))
-                .unwrap_or_default(),
+                .with_shared(record, |_| self.shared_len(record))
+                .map_or_else(Held::default, Held::shared),
             Entry::Spilled(at) => Held::spilled(at),
             _ => Held::default(),
         }

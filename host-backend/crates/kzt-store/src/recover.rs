@@ -16,6 +16,7 @@ use crate::layout::{CHECK, EXTENT, FRAME, HEADER, Location, hash_of, object, poo
 use crate::pam::Block;
 use crate::radix::ENTRIES;
 use crate::space::{Held, Path, Space};
+use crate::spill::Spill;
 
 /// The frames of the arena that have blocks in the file. The others are not touched: reading a
 /// hole would allocate it, and on a full tmpfs that kills the process.
@@ -220,35 +221,56 @@ impl<'a> Recoverer<'a> {
                 self.held += Held::block(location);
                 true
             }
-            Entry::Shared(record) => {
-                let Some(location) = self.shared(record) else {
-                    return self.poison(at);
-                };
-                self.held += Held::block(location);
-                true
-            }
+            Entry::Shared(record) => self.shared(at, record),
             Entry::Spilled(place) => self.spilled(at, place),
             _ => self.poison(at),
         }
     }
 
-    /// Takes a record, and its block with the first entry that leads to it; what the block holds.
-    fn shared(&mut self, record: u64) -> Option<Location> {
+    /// Takes a page that shares its block.
+    fn shared(&mut self, at: u64, record: u64) -> bool {
         if !self.readable(record, record::BYTES) {
-            return None;
+            return self.poison(at);
         }
+        if self.spill().is_none() && matches!(self.space.shared_entry(record), Entry::Spilled(_)) {
+            // The file may come back, and then the record is needed; its first user takes it.
+            if !self.abandon {
+                self.small(record, record::BYTES);
+            }
+            return self.lose(at);
+        }
+        let Some(len) = self.record(record) else {
+            return self.poison(at);
+        };
+        self.held += Held::shared(len);
+        true
+    }
+
+    /// Takes a record, and its block with the first entry that leads to it; bytes of its payload.
+    fn record(&mut self, record: u64) -> Option<usize> {
         self.records.resize(self.space.frames.count() as usize, 0);
         let bit = 1 << (record % FRAME / record::BYTES as u64);
         let frame = (record / FRAME) as usize;
         if self.records.get(frame).is_some_and(|bits| bits & bit != 0) {
-            let (_, location) = self.space.record_block(record)?;
-            self.space.add_user(record, location.len);
-            return Some(location);
+            let len = self.space.shared_len(record)?;
+            self.space.add_user(record, len);
+            return Some(len);
         }
         let hash = self.space.record_hash(record)?;
-        let Entry::Block(offset) = self.load(record + record::ENTRY) else {
-            return None;
+        let len = match self.space.shared_entry(record) {
+            Entry::Block(offset) => self.shared_block(record, offset, hash)?,
+            Entry::Spilled(place) => self.shared_spilled(record, place)?,
+            _ => return None,
         };
+        if let Some(bits) = self.records.get_mut(frame) {
+            *bits |= bit;
+        }
+        self.space.adopt(record, hash);
+        Some(len)
+    }
+
+    /// Takes a record with its block.
+    fn shared_block(&mut self, record: u64, offset: u64, hash: u32) -> Option<usize> {
         let claim = |block, bytes| {
             let present = |frame| self.present.has(frame);
             self.space.pam.claim(block, bytes, &present)
@@ -260,29 +282,39 @@ impl<'a> Recoverer<'a> {
             self.unlinked.push(Entry::Block(offset));
             return None;
         }
-        if let Some(bits) = self.records.get_mut(frame) {
-            *bits |= bit;
-        }
-        self.space.adopt(record, hash);
-        Some(location)
+        Some(location.len)
+    }
+
+    /// Takes a record with its block in the spill file.
+    fn shared_spilled(&self, record: u64, place: Spilled) -> Option<usize> {
+        let spill = self.spill()?;
+        let taken = spill.reaches(place) && self.small(record, record::BYTES) && spill.claim(place);
+        taken.then(|| {
+            self.space.sharing.count_spilled(place);
+            place.len
+        })
+    }
+
+    /// The spill file, if pages can be in it.
+    fn spill(&self) -> Option<&'a Spill> {
+        self.space.spill.as_ref().filter(|spill| !spill.is_new())
+    }
+
+    /// Counts a page in a spill file that is not there.
+    fn lose(&mut self, at: u64) -> bool {
+        self.lost += 1;
+        !self.abandon || self.poison(at)
     }
 
     /// Takes a page in the spill file. That the right page is there shows when it is read.
     fn spilled(&mut self, at: u64, place: Spilled) -> bool {
-        match &self.space.spill {
-            Some(spill) if !spill.is_new() => {
-                if !spill.claim(place) {
-                    return self.poison(at);
-                }
-                self.held += Held::spilled(place);
-            }
-            _ => {
-                self.lost += 1;
-                if self.abandon {
-                    return self.poison(at);
-                }
-            }
+        let Some(spill) = self.spill() else {
+            return self.lose(at);
+        };
+        if !spill.claim(place) {
+            return self.poison(at);
         }
+        self.held += Held::spilled(place);
         true
     }
 

@@ -64,6 +64,19 @@ impl Space {
         Entry::decode(self.arena.load(at), at)
     }
 
+    /// Where the page in a slot of the caller's is in the spill file, if it is there, and whose word
+    /// says so: the slot's or a record's.
+    pub(crate) fn entry_on_disk(&self, slot: u64) -> Option<(u64, Spilled)> {
+        let (owner, entry) = match self.entry(slot) {
+            Entry::Shared(record) => (record, self.shared_entry(record)),
+            entry => (slot, entry),
+        };
+        match entry {
+            Entry::Spilled(at) => Some((owner, at)),
+            _ => None,
+        }
+    }
+
     /// Publishes an entry in the slot at `at`.
     #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn set(&self, at: u64, entry: Entry) {
@@ -183,11 +196,23 @@ impl Held {
         }
     }
 
+    /// A page that shares a block with such a payload, wherever that is.
+    pub(crate) fn shared(len: usize) -> Self {
+        Self {
+            pages: 1,
+            // No other encoding has payloads of that length, and patterns are too short to share.
+            raw: u64::from(len == PAGE_SIZE),
+            blocks: 1,
+            payload: len as u64,
+            ..Self::default()
+        }
+    }
+
     /// A page in the spill file.
     pub(crate) fn spilled(at: Spilled) -> Self {
         Self {
             pages: 1,
-            // No other encoding has payloads of that length.
+            // As above.
             raw: u64::from(at.len == PAGE_SIZE),
             spilled: 1,
             spilled_bytes: at.size() as u64,

@@ -25,8 +25,7 @@ pub(crate) use file::{ArenaId, CLUSTER};
 
 use crate::entry::{Entry, Spilled};
 use crate::error::{GetError, OpenError};
-use crate::layout::Location;
-use crate::space::Held;
+use crate::layout::{Location, hash_of};
 use crate::{PAGE_SIZE, lock};
 
 /// After a failed write the disk is left alone for so long.
@@ -60,7 +59,7 @@ pub struct SpillUsage {
     pub limit: u64,
     /// Bytes of the disk that the file occupies.
     pub allocated: u64,
-    /// Pages in it.
+    /// Pages in it; those that share a block count once.
     pub pages: u64,
     /// Bytes of their blocks, headers included.
     pub data: u64,
@@ -164,12 +163,17 @@ impl Spill {
 
     /// Recovery: takes the block that an entry leads to; `false` if the file has none there.
     pub(crate) fn claim(&self, at: Spilled) -> bool {
-        let Some((cluster, start)) = place(at) else {
+        let Some((cluster, _)) = place(at) else {
             return false;
         };
-        cluster < self.file.written
-            && start + at.size() <= CLUSTER
-            && self.clusters().claim(cluster, at.size() as u32)
+        self.reaches(at) && self.clusters().claim(cluster, at.size() as u32)
+    }
+
+    /// Recovery: whether a block can be there.
+    pub(crate) fn reaches(&self, at: Spilled) -> bool {
+        place(at).is_some_and(|(cluster, start)| {
+            cluster < self.file.written && start + at.size() <= CLUSTER
+        })
     }
 
     /// Recovery: all blocks have been claimed. A new file becomes the arena's.
@@ -228,14 +232,14 @@ impl Spill {
         self.file.is_in_memory()
     }
 
-    /// The tier's figures; `held` is what all pools hold.
-    pub(crate) fn usage(&self, held: Held) -> io::Result<SpillUsage> {
+    /// The tier's figures; so many blocks are in it, of so many bytes.
+    pub(crate) fn usage(&self, blocks: u64, bytes: u64) -> io::Result<SpillUsage> {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         Ok(SpillUsage {
             limit: self.limit,
             allocated: self.file.allocated()?,
-            pages: held.spilled,
-            data: held.spilled_bytes,
+            pages: blocks,
+            data: bytes,
             written: count(&self.counters.written),
             collected: count(&self.counters.collected),
             read: count(&self.counters.read),
@@ -271,7 +275,8 @@ impl Reading<'_> {
             counters.read_errors.fetch_add(1, Relaxed);
             return Err(GetError::Io);
         }
-        let (location, checksum) = header(block).ok_or(GetError::Corrupt)?;
+        let (location, check) = header(block).ok_or(GetError::Corrupt)?;
+        let checksum = check as u32;
         let ours = location.slot == slot && location.len == self.at.len && self.at.agrees(checksum);
         ours.then_some((location, checksum))
             .ok_or(GetError::Corrupt)
@@ -284,11 +289,11 @@ impl Drop for Reading<'_> {
     }
 }
 
-/// A block's header, if it is one.
-fn header(block: &[u8]) -> Option<(Location, u32)> {
+/// A block's header, if it is one: its location and its check word.
+fn header(block: &[u8]) -> Option<(Location, u64)> {
     let (location, rest) = block.split_first_chunk()?;
     let location = Location::decode(u64::from_ne_bytes(*location))?;
-    Some((location, u32::from_ne_bytes(*rest.first_chunk()?)))
+    Some((location, u64::from_ne_bytes(*rest.first_chunk()?)))
 }
 
 /// A cluster's worth of pages on their way into the file.
@@ -304,8 +309,9 @@ pub(crate) struct Written<'a> {
     pub(crate) location: Location,
     /// Where it is now.
     pub(crate) new: Spilled,
-    /// Its block.
+    /// Its block, and the hash that it has.
     pub(crate) block: &'a [u8],
+    pub(crate) hash: u32,
 }
 
 impl Batch<'_> {
@@ -359,8 +365,8 @@ impl Batch<'_> {
     }
 
     /// Adds what is live of the clusters that have least, as far as it fits. `is_live` tells
-    /// whether the entry in a slot leads to a page.
-    pub(crate) fn collect(&mut self, is_live: impl Fn(Location, Spilled) -> bool) {
+    /// whether the entry in a slot leads to a page, which has that hash.
+    pub(crate) fn collect(&mut self, is_live: impl Fn(u64, u32, Spilled) -> bool) {
         // Where little can be gained the file is full. Who is refused for it will try again.
         if !self.spill.clusters().can_gain(COLLECTABLE) {
             return;
@@ -392,7 +398,7 @@ impl Batch<'_> {
         &mut self,
         cluster: u32,
         source: &mut [u8],
-        is_live: impl Fn(Location, Spilled) -> bool,
+        is_live: impl Fn(u64, u32, Spilled) -> bool,
     ) -> bool {
         let Ok(read) = self.spill.file.read_cluster(cluster, source) else {
             self.spill.counters.read_errors.fetch_add(1, Relaxed);
@@ -401,13 +407,13 @@ impl Batch<'_> {
         let mut found = false;
         let mut start = 0;
         // Behind the last block there are zeros, the file's end, or blocks that nothing leads to.
-        while let Some((location, checksum)) = source.get(start..read).and_then(header) {
+        while let Some((location, check)) = source.get(start..read).and_then(header) {
             let position = file::start(cluster) + start as u64;
-            let at = Spilled::new(position, location.len, checksum);
+            let at = Spilled::new(position, location.len, check as u32);
             let Some(block) = source.get(start..start + at.size()) else {
                 break;
             };
-            if is_live(location, at) {
+            if is_live(location.slot, hash_of(check), at) {
                 if !self.add(Entry::Spilled(at), location, |to| to.copy_from_slice(block)) {
                     break;
                 }
@@ -447,14 +453,15 @@ impl Batch<'_> {
         let mut moved = 0;
         for page in writer.pages.drain(..) {
             let block = bytes.get(page.start..).unwrap_or_default();
-            let checksum = header(block).map_or(0, |(_, checksum)| checksum);
+            let check = header(block).map_or(0, |(_, check)| check);
             let position = file::start(cluster) + page.start as u64;
-            let new = Spilled::new(position, page.location.len, checksum);
+            let new = Spilled::new(position, page.location.len, check as u32);
             let leads = swing(Written {
                 old: page.old,
                 location: page.location,
                 new,
                 block,
+                hash: hash_of(check),
             });
             if leads {
                 moved += 1;

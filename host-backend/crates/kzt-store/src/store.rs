@@ -379,13 +379,19 @@ impl Store {
         for client in lock(&self.clients).values() {
             held += client.held(&[Kind::Persistent, Kind::Ephemeral]);
         }
-        let spill = self.space.spill.as_ref().map(|spill| spill.usage(held));
         let used = self.space.frames.in_use() * FRAME + EXTENT;
         let allocated = self.space.arena.allocated()?;
         let saved = self.space.sharing.saved();
+        let shared = saved.spilled;
+        let spill = self.space.spill.as_ref().map(|spill| {
+            spill.usage(
+                held.spilled + shared.blocks,
+                held.spilled_bytes + shared.bytes,
+            )
+        });
         // A put under way has its use of a block before its pool has the page.
-        let data = held.payload.saturating_sub(saved.payload);
-        let blocks = held.blocks.saturating_sub(saved.blocks);
+        let data = held.payload.saturating_sub(saved.payload + shared.payload);
+        let blocks = held.blocks.saturating_sub(saved.blocks + shared.blocks);
         let records = saved.records * record::BYTES as u64;
         let frames = self.space.pam.raw().pages() * raw::BYTES;
         let meta = held.index + blocks * HEADER as u64 + frames + records + EXTENT;

@@ -4,16 +4,13 @@
 //! A hand goes round over the runs, as a clock's: a run in which a page was got since the hand's last
 //! visit loses its mark and stays, any other is written out with all its pages, so that its frames
 //! come free. A put makes no mark: what is put is what a guest did not need, and new runs are where
-//! the hand has just been. Pages are copied under their pool's lock, written without any, and their
-//! entries swing only where nothing has changed meanwhile.
+//! the hand has just been. Pages are copied under their pool's lock, or that of the record they share,
+//! written without any, and their entries swing only where nothing has changed meanwhile.
 
 use crate::entry::Entry;
-use crate::layout::Location;
 use crate::owner::Owned;
-use crate::pool::Pool;
 use crate::space::{Held, Space};
 use crate::spill::{Batch, Written};
-use crate::table::Kind;
 
 /// With less of the frames than this part free, pages are written ahead of need.
 const AHEAD: u64 = 64;
@@ -53,7 +50,7 @@ impl Space {
                 self.gather(&mut batch);
                 return batch.write(|page| self.swing(&page)) > 0;
             }
-            batch.collect(|location, at| self.with_spilled(location.slot, at, |_| ()).is_some());
+            batch.collect(|slot, hash, at| self.with_spilled(slot, hash, at, |_| ()).is_some());
             if batch.write(|page| self.swing(&page)) == 0 {
                 break;
             }
@@ -86,19 +83,16 @@ impl Space {
         }
         let mut fits = true;
         self.pam.blocks(run, &mut |offset| {
-            let add = |pool: &Pool, page: Owned<'_>| {
+            let add = |page: Owned<'_>| {
                 // Pages that may vanish are cheaper to evict.
-                let wanted = page.offset == offset && pool.kind() == Kind::Persistent;
-                !wanted
+                page.is_ephemeral()
                     || batch.add(Entry::Block(offset), page.location, |block| {
                         block.fill(0);
                         self.read_block(offset, page.location, block);
                     })
             };
-            // Whoever is busy keeps its page, and so do those who share one.
-            let location = Location::decode(self.arena.load(offset));
-            let added = location.and_then(|location| self.with_page(location.slot, add));
-            fits &= added.unwrap_or(true);
+            // Whoever is busy keeps its page.
+            fits &= self.with_owner(offset, add).unwrap_or(true);
             fits
         });
         fits
@@ -109,20 +103,27 @@ impl Space {
         let slot = page.location.slot;
         let (entry, held) = (Entry::Spilled(page.new), Held::spilled(page.new));
         let swung = match page.old {
-            Entry::Block(offset) => self.with_page(slot, |_, owned| {
+            Entry::Block(offset) => self.with_slot(slot, page.hash, |owned| {
                 // Even in the same place it may be another page by now.
                 let same =
                     owned.offset == offset && self.is_block(offset, page.location, page.block);
                 if same {
-                    self.remove_hint(offset);
+                    // A record keeps its own for as long as it lives.
+                    if !owned.is_shared() {
+                        self.remove_hint(offset);
+                    }
                     owned.replace(entry, held);
                 }
                 same
             }),
-            Entry::Spilled(at) => self.with_spilled(slot, at, |state| {
+            Entry::Spilled(at) => self.with_spilled(slot, page.hash, at, |state| {
                 self.publish(slot, page.old, entry);
-                state.held += held;
-                state.held -= self.release(page.old);
+                let freed = self.release(page.old);
+                // A record's users hold what they did.
+                if let Some(state) = state {
+                    state.held += held;
+                    state.held -= freed;
+                }
                 true
             }),
             _ => None,

@@ -3,15 +3,16 @@
 //!
 //! The first duplicate makes the record: with a copy of the block it is built aside, then the page
 //! that was there is swung to it by one store. Every further page is one store. A record's block is
-//! moved by swinging the record's word, whoever its users are. The lock of the shard that its hash
-//! belongs to guards all of a record, but for an entry that leads to it, which keeps it alive.
+//! moved, or spilled, by swinging the record's word, whoever its users are. The lock of the shard that
+//! its hash belongs to guards all of a record, but for an entry that leads to it, which keeps it alive.
+//! A block in the spill file gets no further users: to compare it, the disk would have to be read.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Domain;
 use super::hints::{Hint, Hints, Shard};
 use crate::codec::Encoding;
-use crate::entry::Entry;
+use crate::entry::{Entry, Spilled};
 use crate::layout::{CHECK, HEADER, Location, hash_of, record};
 use crate::owner::Owned;
 use crate::space::{Held, Space};
@@ -25,6 +26,9 @@ pub(crate) struct Sharing {
     records: AtomicU64,
     saved_blocks: AtomicU64,
     saved_payload: AtomicU64,
+    spilled_blocks: AtomicU64,
+    spilled_payload: AtomicU64,
+    spilled_bytes: AtomicU64,
 }
 
 /// What sharing saves: each user of a block but one would have its own.
@@ -35,6 +39,18 @@ pub(crate) struct Saved {
     pub(crate) payload: u64,
     /// Records there are for it.
     pub(crate) records: u64,
+    /// Shared blocks that are in the spill file: their users don't know.
+    pub(crate) spilled: SharedSpilled,
+}
+
+/// Shared blocks in the spill file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SharedSpilled {
+    pub(crate) blocks: u64,
+    /// Their payload in bytes.
+    pub(crate) payload: u64,
+    /// What they take in the file.
+    pub(crate) bytes: u64,
 }
 
 impl Sharing {
@@ -44,6 +60,9 @@ impl Sharing {
             records: AtomicU64::new(0),
             saved_blocks: AtomicU64::new(0),
             saved_payload: AtomicU64::new(0),
+            spilled_blocks: AtomicU64::new(0),
+            spilled_payload: AtomicU64::new(0),
+            spilled_bytes: AtomicU64::new(0),
         }
     }
 
@@ -52,7 +71,25 @@ impl Sharing {
             blocks: self.saved_blocks.load(Relaxed),
             payload: self.saved_payload.load(Relaxed),
             records: self.records.load(Relaxed),
+            spilled: SharedSpilled {
+                blocks: self.spilled_blocks.load(Relaxed),
+                payload: self.spilled_payload.load(Relaxed),
+                bytes: self.spilled_bytes.load(Relaxed),
+            },
         }
+    }
+
+    /// A shared block is in the spill file now.
+    pub(crate) fn count_spilled(&self, at: Spilled) {
+        self.spilled_blocks.fetch_add(1, Relaxed);
+        self.spilled_payload.fetch_add(at.len as u64, Relaxed);
+        self.spilled_bytes.fetch_add(at.size() as u64, Relaxed);
+    }
+
+    fn discount_spilled(&self, at: Spilled) {
+        self.spilled_blocks.fetch_sub(1, Relaxed);
+        self.spilled_payload.fetch_sub(at.len as u64, Relaxed);
+        self.spilled_bytes.fetch_sub(at.size() as u64, Relaxed);
     }
 
     fn count_user(&self, len: usize) {
@@ -183,50 +220,51 @@ impl Space {
     /// Gives a use of a record back; what it held.
     pub(crate) fn unshare(&self, record: u64) -> Held {
         let mut shard = self.lock_record(record);
-        let Some((offset, location)) = self.record_block(record) else {
+        let Some(len) = self.shared_len(record) else {
             return Held::default();
         };
         let users = record + record::USERS;
         match self.arena.load(users) {
             0 | 1 => {
                 shard.remove(Hint::Record(record));
-                self.pam.free(offset);
+                match self.shared_entry(record) {
+                    Entry::Spilled(at) => {
+                        self.sharing.discount_spilled(at);
+                        self.release(Entry::Spilled(at));
+                    }
+                    Entry::Block(offset) => self.pam.free(offset),
+                    _ => {}
+                }
                 self.pam.free(record);
                 self.sharing.records.fetch_sub(1, Relaxed);
             }
             count => {
                 self.arena.store(users, count - 1);
-                self.sharing.discount_user(location.len);
+                self.sharing.discount_user(len);
             }
         }
-        Held::block(location)
+        Held::shared(len)
     }
 
-    /// Calls `f` with the block that a record leads to, which stays meanwhile.
-    pub(crate) fn with_shared<R>(
-        &self,
-        record: u64,
-        f: impl FnOnce(u64, Location) -> R,
-    ) -> Option<R> {
+    /// Calls `f` with the entry of a record that the caller has a use of; it stays meanwhile.
+    pub(crate) fn with_shared<R>(&self, record: u64, f: impl FnOnce(Entry) -> R) -> R {
         let _shard = self.lock_record(record);
-        self.record_block(record)
-            .map(|(offset, location)| f(offset, location))
+        f(self.shared_entry(record))
     }
 
-    /// Locks the record in the block at `offset`, if it is one's that lives.
+    /// Calls `f` with the entry of a record of that hash, which stays meanwhile; `None` if there is
+    /// no such record. Nothing is read of what may be none.
     pub(crate) fn with_record<R>(
         &self,
         record: u64,
-        offset: u64,
-        f: impl FnOnce(Location) -> R,
+        hash: u32,
+        f: impl FnOnce(Entry) -> Option<R>,
     ) -> Option<R> {
-        let hash = hash_of(self.arena.load(offset + CHECK));
         let shard = self.sharing.hints.lock(hash);
-        if !shard.has_record(record) {
-            return None;
-        }
-        let (found, location) = self.record_block(record)?;
-        (found == offset).then(|| f(location))
+        shard
+            .has_record(record)
+            .then(|| f(self.shared_entry(record)))
+            .flatten()
     }
 
     /// Locks a record that the caller has a use of, so that its hash can be read.
@@ -235,12 +273,26 @@ impl Space {
         self.sharing.hints.lock(hash)
     }
 
-    pub(crate) fn record_block(&self, record: u64) -> Option<(u64, Location)> {
-        let Entry::Block(offset) = self.entry(record + record::ENTRY) else {
+    /// What a record leads to.
+    pub(crate) fn shared_entry(&self, record: u64) -> Entry {
+        self.entry(record + record::ENTRY)
+    }
+
+    /// The block in the arena that a record leads to.
+    fn record_block(&self, record: u64) -> Option<(u64, Location)> {
+        let Entry::Block(offset) = self.shared_entry(record) else {
             return None;
         };
         let location = Location::decode(self.arena.load(offset))?;
         (location.slot == record).then_some((offset, location))
+    }
+
+    /// Bytes of payload of the block that a record leads to.
+    pub(crate) fn shared_len(&self, record: u64) -> Option<usize> {
+        match self.shared_entry(record) {
+            Entry::Spilled(at) => Some(at.len),
+            _ => self.record_block(record).map(|(_, location)| location.len),
+        }
     }
 
     fn domain_words(&self, record: u64) -> [u64; record::DOMAIN_WORDS] {
