@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.occupancy import sampled
 from tests.support.reference import ReferencePool
 from tests.support.victim import INDEXES, MEMORY, OBJECTS, operations
 
@@ -86,7 +87,10 @@ def test_a_kill_loses_nothing_and_brings_nothing_back(seed: int) -> None:
     try:
         for life in range(6):
             life_seed = seed * 100 + life
-            said = _killed_work(arena, life_seed, generator.uniform(0.0, 0.1))
+            with sampled(lambda: {"arena": arena}) as occupancy:
+                said = _killed_work(arena, life_seed, generator.uniform(0.0, 0.1))
+            print(occupancy)  # `pytest -rP` shows it
+            assert occupancy.most["arena"] <= MEMORY
             todo = operations(life_seed)
             for letter in said:
                 repeat(model, next(todo), letter)

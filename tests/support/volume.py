@@ -14,16 +14,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tests.support.occupancy import sampled
 from tests.support.pair import CLIENTS, UUIDS, Pair, Shape, page
 from tests.support.tmem import NO_UUID, PERSIST, SHARED, VERSION, SemanticsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from tests.support.occupancy import Occupancy
     from tests.support.tmem import Key, ObjectId
 
 EPISODE: Final = 50_000
@@ -170,25 +172,50 @@ class Failure:
     why: str
 
 
-def play(made: Sequence[Step], which: Shape, answers: Counter[tuple[str, int]]) -> Failure | None:
-    """Does the steps to a new store, and counts its answers."""
+@dataclass
+class Tally:
+    """What came of the steps."""
+
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """How often each method gave each answer."""
+    fullest: dict[str, float] = field(default_factory=dict)
+    """The largest share of its size that a store's arena and its spill file were seen to occupy."""
+    samples: int = 0
+
+    def note(self, occupancy: Occupancy, sizes: Mapping[str, int]) -> None:
+        """Takes what an episode's files occupied; no more than their sizes."""
+        self.samples += occupancy.samples
+        for name, most in occupancy.most.items():
+            if most > sizes[name]:
+                raise SemanticsError(f"the {name} occupied {most} bytes of {sizes[name]}")
+            self.fullest[name] = max(self.fullest.get(name, 0), most / sizes[name])
+
+
+def play(made: Sequence[Step], which: Shape, tally: Tally) -> Failure | None:
+    """Does the steps to a new store."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="kztmem-test-") as directory:
-        pair = Pair(Path(directory) / "arena", which)
+        arena = Path(directory) / "arena"
+        files, sizes = {"arena": arena}, {"arena": which.memory}
+        if which.spill:
+            files["spill"], sizes["spill"] = arena.with_suffix(".spill"), which.spill
+        pair = Pair(arena, which)
         done = 0
         try:
-            for client in range(len(CLIENTS)):
-                for flags in _KINDS:
-                    pair.do(client, "new_pool", flags, UUIDS[0])
-            for step in made:
-                _DO[step.name](pair, step)
-                done += 1
-            pair.check_pages()
-            pair.reopen()
-            pair.check_pages()
+            with sampled(lambda: files) as occupancy:
+                for client in range(len(CLIENTS)):
+                    for flags in _KINDS:
+                        pair.do(client, "new_pool", flags, UUIDS[0])
+                for step in made:
+                    _DO[step.name](pair, step)
+                    done += 1
+                pair.check_pages()
+                pair.reopen()
+                pair.check_pages()
+            tally.note(occupancy, sizes)
         except Exception as error:  # noqa: BLE001  # whatever it is, the steps to it are wanted
             return Failure(done, f"{type(error).__name__}: {error}")
         finally:
-            answers += pair.answers
+            tally.answers += pair.answers
             pair.close()
     return None
 
@@ -201,7 +228,7 @@ def shrink(made: Sequence[Step], which: Shape) -> list[Step]:
     while size and time.monotonic() < deadline:
         for first in range(0, len(left), size):
             shorter = left[:first] + left[first + size :]
-            failure = play(shorter, which, Counter())
+            failure = play(shorter, which, Tally())
             if failure is not None:
                 left = shorter[: failure.at + 1]
                 break
@@ -210,19 +237,19 @@ def shrink(made: Sequence[Step], which: Shape) -> list[Step]:
     return left
 
 
-def run(seed: int, operations: int) -> Counter[tuple[str, int]]:
-    """Does that many operations in episodes; how often each method gave each answer.
+def run(seed: int, operations: int) -> Tally:
+    """Does that many operations in episodes.
 
     Raises `SemanticsError` with the seed, the step and the fewest steps there.
     """
-    answers: Counter[tuple[str, int]] = Counter()
+    tally = Tally()
     for episode in range(-(-operations // EPISODE)):
         count = min(EPISODE, operations - episode * EPISODE)
         made, which = steps(seed, episode, count), shape(seed, episode)
-        failure = play(made, which, answers)
+        failure = play(made, which, tally)
         if failure is not None:
             few = shrink(made[: failure.at + 1], which)
-            again = play(few, which, Counter())
+            again = play(few, which, Tally())
             lines = [
                 f"seed {seed}, episode {episode}, step {failure.at}: {failure.why}",
                 f"in {which}",
@@ -230,7 +257,7 @@ def run(seed: int, operations: int) -> Counter[tuple[str, int]]:
                 *map(str, few),
             ]
             raise SemanticsError("\n".join(lines))
-    return answers
+    return tally
 
 
 def main() -> None:
@@ -241,12 +268,14 @@ def main() -> None:
     options = parser.parse_args()
     start = time.monotonic()
     try:
-        answers = run(options.seed, options.operations)
+        tally = run(options.seed, options.operations)
     except SemanticsError as error:
         sys.exit(str(error))
     seconds = time.monotonic() - start
-    for (method, answer), count in sorted(answers.items()):
+    for (method, answer), count in sorted(tally.answers.items()):
         print(f"{method:12} {answer:6} {count:10}")
+    for name, share in tally.fullest.items():
+        print(f"{name}: at most {share:.2%} of its size occupied, {tally.samples} samples")
     print(f"{options.operations} operations of seed {options.seed}: no difference, {seconds:.0f} s")
 
 

@@ -19,6 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use common::blocks::Sampler;
 use common::victim::{Witness, Work, kill, order, orders, spawn, store_config, task, work};
 use common::{ArenaPath, MIB, Random};
 use kzt_store::Store;
@@ -53,6 +54,7 @@ fn rounds(test: &str, memory: u64, rounds: u64, refuses: bool) {
     let arena = ArenaPath::new();
     let mut random = Random(rounds);
     let mut witness = Witness::new(INDICES);
+    let sampler = Sampler::new(arena.path());
     for round in 0..rounds {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let its_work = Work {
@@ -84,6 +86,7 @@ fn rounds(test: &str, memory: u64, rounds: u64, refuses: bool) {
         let found = witness.check(&store, refuses, &format!("round {round}"));
         witness.settle(found);
     }
+    assert!(sampler.most() <= memory);
     assert!(
         witness.acknowledged > 50 * rounds,
         "{} operations",

@@ -14,10 +14,10 @@ mod common;
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use common::blocks::{Sampler, occupied};
 use common::{ArenaPath, MIB, Random, SWAP, SpillPath, page};
 use kzt_store::{
     Config, Context, GetError, OpenError, PAGE_SIZE, Pool, PutError, Recovery, Store, UpdateError,
@@ -59,10 +59,6 @@ fn assert_all(pool: &Pool, indices: impl IntoIterator<Item = u32>) {
     }
 }
 
-fn blocks(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().blocks() * 512
-}
-
 #[test]
 fn pages_that_memory_has_no_room_for_come_back_from_the_disk() {
     let (arena, spill) = (ArenaPath::new(), SpillPath::new());
@@ -81,7 +77,7 @@ fn pages_that_memory_has_no_room_for_come_back_from_the_disk() {
         assert_eq!(stats.stored_bytes, (3000 - stats.spilled) * 4112);
         assert!((2500..2700).contains(&stats.spilled), "{}", stats.spilled);
         assert_eq!(stats.spill_reads, stats.spilled);
-        assert!(blocks(arena.path()) <= sizes.0 && blocks(spill.path()) <= sizes.1);
+        assert!(occupied(arena.path()) <= sizes.0 && occupied(spill.path()) <= sizes.1);
         assert!(disk.allocated >= disk.data);
         stats.spilled
     };
@@ -103,7 +99,7 @@ fn pages_that_memory_has_no_room_for_come_back_from_the_disk() {
     let usage = store.usage().unwrap();
     let disk = usage.spill.unwrap();
     assert_eq!((usage.pages, disk.pages, disk.data), (0, 0, 0));
-    assert!(blocks(spill.path()) <= 9 * CLUSTER, "some are kept");
+    assert!(occupied(spill.path()) <= 9 * CLUSTER, "some are kept");
 }
 
 #[test]
@@ -168,7 +164,7 @@ fn the_file_is_collected_and_nothing_is_lost_in_it() {
         }
         collected += store.usage().unwrap().spill.unwrap().collected;
         assert_eq!(pool.stats().pages, model.len() as u64);
-        assert!(blocks(arena.path()) <= sizes.0 && blocks(spill.path()) <= sizes.1);
+        assert!(occupied(arena.path()) <= sizes.0 && occupied(spill.path()) <= sizes.1);
         drop((pool, store));
         store = open(&arena, &spill, sizes).0;
     }
@@ -203,7 +199,7 @@ fn with_both_full_a_put_is_refused_and_nothing_else_is_lost() {
     pool.flush_range(SWAP, 0, 500);
     put_all(&pool, full..full + 400);
     assert_all(&pool, 500..full + 400);
-    assert!(blocks(arena.path()) <= sizes.0 && blocks(spill.path()) <= sizes.1);
+    assert!(occupied(arena.path()) <= sizes.0 && occupied(spill.path()) <= sizes.1);
 }
 
 /// Else each put that is refused would cost the disk some clusters: what is left of a single one was
@@ -254,8 +250,7 @@ fn neither_file_is_ever_larger_than_it_may_be() {
     let sizes = (4 * MIB, 12 * MIB);
     let (store, _) = open(&arena, &spill, sizes);
     let done = AtomicBool::new(false);
-    let most = [AtomicU64::new(0), AtomicU64::new(0)];
-    let samples = AtomicU64::new(0);
+    let samplers = [arena.path(), spill.path()].map(Sampler::new);
     let load = |client: &'static str, store: &Store| {
         let pool = store.open_pool(client).unwrap();
         let mut cx = Context::new();
@@ -291,13 +286,6 @@ fn neither_file_is_ever_larger_than_it_may_be() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Relaxed) {
-                most[0].fetch_max(blocks(arena.path()), Relaxed);
-                most[1].fetch_max(blocks(spill.path()), Relaxed);
-                samples.fetch_add(1, Relaxed);
-            }
-        });
-        scope.spawn(|| {
-            while !done.load(Relaxed) {
                 store.maintain();
             }
         });
@@ -306,8 +294,7 @@ fn neither_file_is_ever_larger_than_it_may_be() {
         done.store(true, Relaxed);
         assert_eq!(ended, [true; 3]);
     });
-    assert!(samples.load(Relaxed) > 10);
-    let [memory, disk] = most.map(AtomicU64::into_inner);
+    let [memory, disk] = samplers.map(Sampler::most);
     assert!(memory <= sizes.0 && disk <= sizes.1, "{memory}, {disk}");
 }
 
