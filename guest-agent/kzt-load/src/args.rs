@@ -10,13 +10,15 @@ use lexopt::Arg::{Long, Short, Value};
 
 use crate::access::Access;
 use crate::content::Kind;
+use crate::files::{self, Files};
 use crate::load::Percent;
 use crate::mapping::PAGE_SIZE;
 
 const HELP: &str = "\
-Fills memory, drives it out to swap and verifies every byte that comes back.
-
 Usage: kzt-load anon --size SIZE [OPTION]...
+       kzt-load files --folder DIR --size SIZE [OPTION]...
+
+kzt-load anon fills memory, drives it out to swap and verifies every byte that comes back.
 
   --size SIZE       memory to fill: bytes, or with KiB, MiB, GiB, TiB
   --content KIND    what the pages hold, default mixed:
@@ -45,6 +47,18 @@ Usage: kzt-load anon --size SIZE [OPTION]...
   verified and rewritten. A wrong page is counted, its first wrong byte reported, and the page
   put right, so that it counts once.
 
+kzt-load files has processes change the same files by write, mmap, O_DIRECT, truncate, holes and
+renames, and verifies every byte they read: a stale page in a cache is found.
+
+  --folder DIR      where to create the files, which stay
+  --size SIZE       of all files together
+  --files N         default 16
+  --processes N     default 2
+  --seconds N       default 10, after the files have been created
+  --seed N          the same seed gives the same operations, in an order that the processes
+                    decide, default 1
+  --json            one JSON object instead of a line of text
+
 Exit status: 0 all bytes right, 1 wrong bytes, 2 bad usage or not enough memory to map.";
 
 const MAX_PAGES: u64 = u32::MAX as u64;
@@ -53,6 +67,7 @@ const MAX_PAGES: u64 = u32::MAX as u64;
 #[derive(Debug)]
 pub(crate) enum Command {
     Anon(Anon),
+    Files(Files),
     Print(String),
 }
 
@@ -94,6 +109,12 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
                 )));
             }
             Value(word) if !workload && word == "anon" => workload = true,
+            Value(word) if !workload && word == "files" => {
+                return Ok(match files::parse(&mut parser)? {
+                    Some(files) => Command::Files(files),
+                    None => Command::Print(HELP.to_owned()),
+                });
+            }
             Long("json") => anon.json = true,
             Long("progress") => anon.progress = true,
             Long("size") => anon.pages = value(&mut parser, "--size", pages)?,
@@ -107,7 +128,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
         }
     }
     if !workload {
-        return Err(usage("what to do is missing: anon"));
+        return Err(usage("what to do is missing: anon or files"));
     }
     if anon.pages == 0 {
         return Err(usage("--size is missing"));
@@ -115,7 +136,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
     Ok(Command::Anon(anon))
 }
 
-fn value<T>(
+pub(crate) fn value<T>(
     parser: &mut lexopt::Parser,
     option: &str,
     read: impl Fn(&str) -> Result<T, String>,
@@ -125,16 +146,16 @@ fn value<T>(
     read(&text).map_err(|reason| usage(format!("{option} {text}: {reason}")))
 }
 
-fn usage(error: impl Display) -> String {
+pub(crate) fn usage(error: impl Display) -> String {
     format!("{error} (see kzt-load --help)")
 }
 
-fn number<T: FromStr>(text: &str) -> Result<T, String> {
+pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "not a number in range".to_owned())
 }
 
 /// A size in whole pages, as many as fit.
-fn pages(text: &str) -> Result<u32, String> {
+pub(crate) fn pages(text: &str) -> Result<u32, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

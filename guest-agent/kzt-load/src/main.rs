@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! `kzt-load`: fills memory, drives it out to swap and verifies every byte that comes back.
+//! `kzt-load`: puts memory and files under load and verifies every byte that comes back.
 //!
-//! One thread and a static binary, as it runs in guests that have nothing and are short of memory.
+//! No threads and a static binary, as it runs in guests that have nothing and are short of memory.
 
 mod access;
 mod args;
 mod content;
 mod corpus;
+mod files;
 mod load;
 mod mapping;
 mod progress;
@@ -45,18 +46,34 @@ fn run() -> Result<ExitCode, String> {
         Command::Print(text) => print(&text).map(|()| ExitCode::SUCCESS),
         Command::Anon(anon) => {
             let report = run_anon(&anon)?;
-            print(&if anon.json {
+            let text = if anon.json {
                 report.json()
             } else {
                 report.text()
-            })?;
-            Ok(if report.ok() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(WRONG_BYTES)
-            })
+            };
+            conclude(report.ok(), &text)
         }
+        Command::Files(files) => match files::run(&files)? {
+            Some(report) => {
+                let text = if files.json {
+                    report.json()
+                } else {
+                    report.text()
+                };
+                conclude(report.ok(), &text)
+            }
+            None => Ok(ExitCode::SUCCESS),
+        },
     }
+}
+
+fn conclude(ok: bool, text: &str) -> Result<ExitCode, String> {
+    print(text)?;
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(WRONG_BYTES)
+    })
 }
 
 fn run_anon(anon: &Anon) -> Result<Report, String> {
