@@ -48,23 +48,25 @@ pub(crate) enum Use {
     Headers = 4,
     /// A raw page.
     Raw = 5,
+    /// A run of `xvmalloc`.
+    Chunks = 6,
 }
 
 /// One frame's record: 24 bytes for every 4 KiB of arena.
 pub(crate) struct Frame {
-    /// Run: blocks in use, 64 a frame. Buddies: see `zbud`. Headers: number of their list, see `raw`.
+    /// Run: blocks in use, 64 a frame. Chunks: see `xvmalloc`. Buddies: see `zbud`. Headers: number of their list, see `raw`.
     /// Raw page: offset of its header. Node: offset of its entry's slot.
     pub(crate) bitmap: AtomicU64,
-    /// Run: neighbours in the size class's list of runs with room; headers alike. Buddies: in their
+    /// Run: neighbours in a list of runs with room; headers and chunks alike. Buddies: in their
     /// pool's.
     pub(crate) next: AtomicU32,
     pub(crate) prev: AtomicU32,
-    /// Run's head: blocks in use; headers alike. Node: entries that are not empty.
+    /// Run's head: blocks in use; headers alike. Chunks: those in use. Node: entries that are not empty.
     pub(crate) used: AtomicU16,
     usage: AtomicU8,
-    /// Run: the size class.
+    /// Run: the size class. Chunks' head: the list it is in.
     pub(crate) class: AtomicU8,
-    /// Run: number of this frame in it.
+    /// Run, chunks: number of this frame in it.
     pub(crate) position: AtomicU8,
     /// Run: whether one of its pages has been got since [`Frames::cool`].
     warm: AtomicBool,
@@ -96,7 +98,8 @@ impl Frame {
             2 => Use::Run,
             3 => Use::Buddies,
             4 => Use::Headers,
-            _ => Use::Raw,
+            5 => Use::Raw,
+            _ => Use::Chunks,
         }
     }
 

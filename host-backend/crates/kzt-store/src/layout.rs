@@ -131,6 +131,8 @@ pub(crate) mod place {
     pub(crate) const ZBUD: u32 = 512;
     /// A raw page's header: where the page is, a word beside it says.
     pub(crate) const RAW: u32 = 514;
+    /// A run of chunks, in its first frame; further frames have the next numbers.
+    pub(crate) const XVMALLOC: u32 = 515;
 }
 
 /// A frame of raw pages' headers. Behind them are as many words, which say where the pages are.

@@ -61,6 +61,7 @@ mod store;
 mod table;
 mod tier;
 pub mod tmem;
+mod xvmalloc;
 mod zbud;
 mod zsmalloc;
 

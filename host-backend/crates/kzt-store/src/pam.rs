@@ -11,6 +11,7 @@ use crate::layout::pool::Number as PoolNumber;
 use crate::put::Lack;
 use crate::raw::{self, Raw};
 use crate::table::Kind;
+use crate::xvmalloc::Xvmalloc;
 use crate::zbud::Zbud;
 use crate::zsmalloc::Zsmalloc;
 
@@ -87,6 +88,8 @@ pub(crate) trait Pam: Send + Sync {
 pub enum Allocator {
     /// Size classes over runs of frames: the densest.
     Zsmalloc,
+    /// Blocks of any size side by side: next to nothing is lost where there are few pages.
+    Xvmalloc,
     /// At most two pages in a frame.
     Zbud,
 }
@@ -95,6 +98,7 @@ impl fmt::Display for Allocator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Zsmalloc => "zsmalloc",
+            Self::Xvmalloc => "xvmalloc",
             Self::Zbud => "zbud",
         })
     }
@@ -102,7 +106,7 @@ impl fmt::Display for Allocator {
 
 /// The text names no allocator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown allocator {0:?}: zsmalloc or zbud")]
+#[error("unknown allocator {0:?}: zsmalloc, xvmalloc or zbud")]
 pub struct UnknownAllocator(String);
 
 impl FromStr for Allocator {
@@ -111,6 +115,7 @@ impl FromStr for Allocator {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "zsmalloc" => Ok(Self::Zsmalloc),
+            "xvmalloc" => Ok(Self::Xvmalloc),
             "zbud" => Ok(Self::Zbud),
             _ => Err(UnknownAllocator(text.to_owned())),
         }
@@ -122,6 +127,7 @@ impl FromStr for Allocator {
 pub(crate) struct Pams {
     frames: Arc<Frames>,
     zsmalloc: Zsmalloc,
+    xvmalloc: Xvmalloc,
     zbud: Zbud,
     raw: Raw,
     persistent: Allocator,
@@ -132,18 +138,27 @@ impl Pams {
         Self {
             frames: Arc::clone(frames),
             zsmalloc: Zsmalloc::new(Arc::clone(frames)),
+            xvmalloc: Xvmalloc::new(Arc::clone(frames)),
             zbud: Zbud::new(Arc::clone(frames)),
             raw: Raw::new(Arc::clone(frames)),
             persistent,
         }
     }
 
-    /// A block for a small part of the index, or for what is no single pool's.
+    /// A block for a small part of the index.
     pub(crate) fn allocate(&self, bytes: usize) -> Option<Block> {
-        match bytes {
-            raw::BLOCK => self.raw.allocate(0, bytes),
-            _ => self.zsmalloc.allocate(0, bytes),
-        }
+        self.zsmalloc.allocate(0, bytes)
+    }
+
+    /// A block for a page that is no single pool's.
+    pub(crate) fn allocate_shared(&self, bytes: usize) -> Option<Block> {
+        let pam: &dyn Pam = match self.persistent {
+            _ if bytes == raw::BLOCK => &self.raw,
+            Allocator::Xvmalloc => &self.xvmalloc,
+            // Buddies have a pool.
+            Allocator::Zsmalloc | Allocator::Zbud => &self.zsmalloc,
+        };
+        pam.allocate(0, bytes)
     }
 
     /// A block for a page of a pool of that kind; `anywhere`: with whatever allocator has one.
@@ -165,14 +180,16 @@ impl Pams {
             let block = self.raw.allocate(pool, bytes);
             return block.ok_or(Lack::Frames(1));
         }
-        if self.persistent == Allocator::Zbud {
-            return buddy();
-        }
-        match self.zsmalloc.allocate(pool, bytes) {
+        let (pam, run): (&dyn Pam, u32) = match self.persistent {
+            Allocator::Zbud => return buddy(),
+            Allocator::Zsmalloc => (&self.zsmalloc, self.zsmalloc.run_of(bytes)),
+            Allocator::Xvmalloc => (&self.xvmalloc, Xvmalloc::RUN),
+        };
+        match pam.allocate(pool, bytes) {
             Some(block) => Ok(block),
             // It gets by with the shortest runs.
             None if anywhere => buddy(),
-            None => Err(Lack::Frames(self.zsmalloc.run_of(bytes))),
+            None => Err(Lack::Frames(run)),
         }
     }
 
@@ -197,13 +214,15 @@ impl Pams {
         match self.frames.at(offset).usage() {
             Use::Buddies => self.zbud.free(offset),
             Use::Run => self.zsmalloc.free(offset),
+            Use::Chunks => self.xvmalloc.free(offset),
             Use::Headers => self.raw.free(offset),
             Use::Free | Use::Node | Use::Raw => debug_assert!(false, "{offset:#x} is no block"),
         }
     }
 
     pub(crate) fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32 {
-        self.zsmalloc.compact(need, move_to) + self.raw.compact(need, move_to)
+        let pams: [&dyn Pam; 3] = [&self.zsmalloc, &self.xvmalloc, &self.raw];
+        pams.iter().map(|pam| pam.compact(need, move_to)).sum()
     }
 
     /// How many frames the run has that begins with a frame, if one does that holds pages alone.
@@ -222,6 +241,7 @@ impl Pams {
         match self.frames.frame(frame).usage() {
             Use::Buddies => Some(&self.zbud),
             Use::Run => Some(&self.zsmalloc),
+            Use::Chunks => Some(&self.xvmalloc),
             Use::Raw => Some(&self.raw),
             Use::Free | Use::Node | Use::Headers => None,
         }
@@ -243,6 +263,7 @@ impl Pams {
         let pam: &dyn Pam = match block.place {
             ..place::ZBUD => &self.zsmalloc,
             place::RAW => &self.raw,
+            place::XVMALLOC.. => &self.xvmalloc,
             _ => &self.zbud,
         };
         pam.claim(pool, block, bytes, present)
@@ -251,6 +272,7 @@ impl Pams {
     /// Recovery: all blocks in use have been claimed.
     pub(crate) fn settle(&self) {
         self.zsmalloc.settle();
+        self.xvmalloc.settle();
         self.raw.settle();
     }
 }

@@ -16,7 +16,7 @@ use crate::table::Kind;
 use crate::{PAGE_SIZE, codec, raw};
 
 const MIB: u64 = 1 << 20;
-const ALLOCATORS: [Allocator; 2] = [Allocator::Zsmalloc, Allocator::Zbud];
+const ALLOCATORS: [Allocator; 3] = [Allocator::Zsmalloc, Allocator::Xvmalloc, Allocator::Zbud];
 
 /// Frames of an arena whose file has no name any more.
 pub(crate) fn frames(memory: u64) -> Arc<Frames> {

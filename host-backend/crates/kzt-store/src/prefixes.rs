@@ -354,6 +354,22 @@ fn recovery_is_right_after_every_store_of_buddies() {
 }
 
 #[test]
+fn recovery_is_right_after_every_store_of_chunks() {
+    every_prefix("chunks", 150, Memory::Enough, Allocator::Xvmalloc, "off");
+}
+
+#[test]
+fn recovery_is_right_after_every_store_where_chunks_become_shared() {
+    every_prefix(
+        "shared-chunks",
+        100,
+        Memory::Spare(10),
+        Allocator::Xvmalloc,
+        "domain:x",
+    );
+}
+
+#[test]
 fn recovery_is_right_after_every_store_where_pages_share() {
     every_prefix(
         "shared",

@@ -144,7 +144,7 @@ impl Raw {
         if !is_sparse(state.frames, HEADERS as u32, state.used, need) {
             return None;
         }
-        let partial = state.partial;
+        let partial = state.partial.iter(&self.frames);
         let frame = state.emptying.begin(&self.frames, partial)?;
         state.partial.remove(&self.frames, frame);
         Some(frame)

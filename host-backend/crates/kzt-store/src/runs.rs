@@ -68,14 +68,17 @@ impl Emptying {
         stuck: NONE,
     };
 
-    /// The emptiest of the first runs in a list, to be taken out; `None` as well while another one
-    /// is being emptied.
-    pub(crate) fn begin(&mut self, frames: &Frames, runs: List) -> Option<u32> {
+    /// The emptiest of the first of these runs, to be taken out of its list; `None` as well while
+    /// another one is being emptied.
+    pub(crate) fn begin(
+        &mut self,
+        frames: &Frames,
+        runs: impl Iterator<Item = u32>,
+    ) -> Option<u32> {
         if self.run != NONE {
             return None;
         }
         let run = runs
-            .iter(frames)
             .take(LOOK)
             .filter(|run| *run != self.stuck)
             .min_by_key(|run| frames.frame(*run).used.load(Relaxed))?;

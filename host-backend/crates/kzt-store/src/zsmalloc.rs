@@ -181,7 +181,7 @@ impl Zsmalloc {
         if !is_sparse(runs.count, class.blocks, runs.used, need) {
             return None;
         }
-        let partial = runs.partial;
+        let partial = runs.partial.iter(&self.frames);
         let run = runs.emptying.begin(&self.frames, partial)?;
         runs.partial.remove(&self.frames, run);
         Some(run)

@@ -12,7 +12,7 @@
 mod common;
 
 use common::{ArenaPath, MIB, SWAP, page};
-use kzt_store::{Context, PAGE_SIZE, Pool};
+use kzt_store::{Allocator, Config, Context, PAGE_SIZE, Pool, Store};
 
 const PAGES: u32 = 20_000;
 /// Of so many neighbours one stays; odd, so that pages of each kind do.
@@ -45,12 +45,26 @@ fn verify(pool: &Pool, cx: &mut Context) {
     }
 }
 
+const ALLOCATORS: [Allocator; 2] = [Allocator::Zsmalloc, Allocator::Xvmalloc];
+
+fn open(arena: &ArenaPath, persistent: Allocator, memory: u64) -> Store {
+    let config = Config {
+        persistent,
+        ..Config::new(arena.path(), memory)
+    };
+    Store::open(&config).unwrap().0
+}
+
 #[test]
 fn sparse_runs_are_emptied_and_every_page_stays() {
+    ALLOCATORS.map(sparse_runs_are_emptied);
+}
+
+fn sparse_runs_are_emptied(allocator: Allocator) {
     let arena = ArenaPath::new();
     let mut cx = Context::new();
     {
-        let (store, _) = arena.open(128 * MIB);
+        let store = open(&arena, allocator, 128 * MIB);
         let pool = store.open_pool("a").unwrap();
         fill_and_thin(&pool, &mut cx);
         let before = store.usage().unwrap();
@@ -68,7 +82,7 @@ fn sparse_runs_are_emptied_and_every_page_stays() {
         }
         let after = store.usage().unwrap();
         assert!(emptied > 100, "{emptied}");
-        // What is left is little more than a run for each of nearly 200 classes.
+        // What is left of size classes is little more than a run for each of nearly 200.
         assert!(
             after.fragmentation * 2 < before.fragmentation,
             "{before:?}, then {after:?}"
@@ -87,9 +101,13 @@ fn sparse_runs_are_emptied_and_every_page_stays() {
 /// Movers, writers and readers of the same pages at once.
 #[test]
 fn pages_move_under_load() {
+    ALLOCATORS.map(move_under_load);
+}
+
+fn move_under_load(allocator: Allocator) {
     const ROUNDS: u64 = 300;
     let arena = ArenaPath::new();
-    let (store, _) = arena.open(64 * MIB);
+    let store = open(&arena, allocator, 64 * MIB);
     let done = std::sync::atomic::AtomicBool::new(false);
     let emptied = std::thread::scope(|scope| {
         let mover = scope.spawn(|| {

@@ -24,6 +24,7 @@ use proptest::prelude::*;
 
 const OBJECTS: [ObjectId; 3] = [SWAP, ObjectId([1, 0, 0]), ObjectId([2, 0, 0])];
 const CLIENTS: [&str; 2] = ["a", "b"];
+const ALLOCATORS: [Allocator; 3] = [Allocator::Zsmalloc, Allocator::Zbud, Allocator::Xvmalloc];
 
 type Pages = HashMap<(usize, usize, u32), u64>;
 
@@ -64,17 +65,17 @@ fn make_sample(contents: u64) -> (Vec<u8>, Pages) {
     let mut random = Random(5);
     let mut cx = Context::new();
     for (c, client) in CLIENTS.into_iter().enumerate() {
-        // Each opening's pages are another allocator's.
-        let (store, _) = Store::open(&Config {
-            persistent: [Allocator::Zsmalloc, Allocator::Zbud][c % 2],
-            ..Config::new(arena.path(), 4 * MIB)
-        })
-        .unwrap();
-        if contents < u64::MAX {
-            share(&store);
-        }
-        let pool = store.open_pool(client).unwrap();
         for (o, object) in OBJECTS.into_iter().enumerate() {
+            // Each opening's pages are another allocator's.
+            let (store, _) = Store::open(&Config {
+                persistent: ALLOCATORS[(c + o) % ALLOCATORS.len()],
+                ..Config::new(arena.path(), 4 * MIB)
+            })
+            .unwrap();
+            if contents < u64::MAX {
+                share(&store);
+            }
+            let pool = store.open_pool(client).unwrap();
             for i in 0..124 {
                 let index = if i < 120 { i } else { random.next() as u32 };
                 let seed = random.below(contents);

@@ -83,7 +83,11 @@ fn key() -> impl Strategy<Value = Key> {
 }
 
 fn allocator() -> impl Strategy<Value = Allocator> {
-    proptest::sample::select(vec![Allocator::Zsmalloc, Allocator::Zbud])
+    proptest::sample::select(vec![
+        Allocator::Zsmalloc,
+        Allocator::Xvmalloc,
+        Allocator::Zbud,
+    ])
 }
 
 fn op() -> impl Strategy<Value = Op> {

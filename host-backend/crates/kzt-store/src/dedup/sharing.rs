@@ -181,7 +181,7 @@ impl Space {
         payload: Payload<'_>,
     ) -> Option<u64> {
         let record = self.pam.allocate(record::BYTES)?.offset;
-        let Some(block) = self.pam.allocate(HEADER + payload.bytes.len()) else {
+        let Some(block) = self.pam.allocate_shared(HEADER + payload.bytes.len()) else {
             self.pam.free(record);
             return None;
         };

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use kzt_store::tmem::{self, flags};
 use kzt_store::{
-    Config, Context, Kind, ObjectId, PAGE_SIZE, Pool, PutError, SpillConfig, Store, Uuid,
+    Allocator, Config, Context, Kind, ObjectId, PAGE_SIZE, Pool, PutError, SpillConfig, Store, Uuid,
 };
 
 use super::{Random, SWAP, page};
@@ -408,10 +408,12 @@ pub(crate) fn orders(words: &[String]) -> (Config, Work) {
         indices: number(4),
         seed: number(5),
     };
-    (
-        store_config(Path::new(&words[0]), number(1), number(2)),
-        work,
-    )
+    let config = Config {
+        // An arena may hold pages of several allocators.
+        persistent: [Allocator::Zsmalloc, Allocator::Xvmalloc][work.seed as usize % 2],
+        ..store_config(Path::new(&words[0]), number(1), number(2))
+    };
+    (config, work)
 }
 
 /// A store with `spill` bytes beside its arena, or none.
