@@ -108,6 +108,9 @@ class Counters(TypedDict):
     have reserved, the rest for the memory limit."""
     over_cap: int
     over_reservation: int
+    put_to_flush: int
+    """Refused puts that flushed the page they were to replace."""
+    evicted: int
     crc_errors: int
     io_errors: int
     spill_reads: int
@@ -165,8 +168,8 @@ class TmemClient(TypedDict):
     pools: list[TmemPool]
 
 @type_check_only
-class RelayCounters(TypedDict):
-    """What came in on a client's relay ports since it is served."""
+class PortCounters(TypedDict):
+    """What came in on a client's ports of a kind since it is served."""
 
     sessions: int
     frames: int
@@ -185,7 +188,14 @@ class Report(TypedDict):
 
 @type_check_only
 class ClientStats(PoolStats):
-    """A served client's figures."""
+    """A served client's figures; those of a pool are of all its pools, the device's included."""
+
+    persistent: PoolStats
+    """Of the persistent pools that its guest has made, counters of those that are gone included."""
+    ephemeral: PoolStats
+    """Of the other ones, likewise."""
+    pools: list[TmemPool]
+    """Those that are there."""
 
     swap_bytes: int
     weight: int
@@ -193,9 +203,12 @@ class ClientStats(PoolStats):
     reservation_bytes: int
     charged_bytes: int
     """Its persistent pages and their index: what cap and reservation are of."""
+    ephemeral_bytes: int
+    """Its ephemeral ones and theirs."""
     connections: int
     latency: Latencies
-    relay_counters: RelayCounters
+    relay_counters: PortCounters
+    tmem_counters: PortCounters
     report: Report | None
 
 @type_check_only
@@ -305,15 +318,17 @@ class Server:
         nbd: str | PathLike[str],
         relay: str | PathLike[str],
         vhost: str | PathLike[str],
+        tmem: str | PathLike[str],
         ctl: str | PathLike[str],
     ) -> None:
-        """Serve the client's swap device of `swap` bytes on new sockets, at once.
+        """Serve the client's swap device of `swap` bytes, and its guest's pools, on new sockets.
 
-        `nbd` speaks NBD, `relay` the same in the frames of a virtio-serial port, and
-        `vhost` is the backend of a vhost-user block device; `ctl` takes the reports of the guest's
-        agent. With which pages the client's may share memory, `dedup` says: `off`, `client` (its
-        own) or `domain:NAME` (those of all clients that say so). What is said first of a client
-        holds as long as the arena is open. `weight`, `cap` and `reservation` are as for `settle`.
+        `nbd` speaks NBD, `relay` the same in the frames of a virtio-serial port, and `vhost` is the
+        backend of a vhost-user block device. `tmem` takes what the guest's kernel asks for, `ctl`
+        the reports of the guest's agent. With which pages the client's may share memory, `dedup`
+        says: `off`, `client` (its own) or `domain:NAME` (those of all clients that say so). What is
+        said first of a client holds as long as the arena is open. `weight`, `cap` and `reservation`
+        are as for `settle`.
 
         Raises `ClientExistsError`, `SocketError`, `OvercommittedError`, `StoreError` for a bad
         name or size, and `ValueError` for an unknown `dedup`.

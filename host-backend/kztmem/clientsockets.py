@@ -40,12 +40,17 @@ class ClientSockets:
         return self.folder / "vhost.sock"
 
     @property
+    def tmem(self) -> Path:
+        """Pools of its own, for the guest's kernel, through a virtio-serial port."""
+        return self.folder / "tmem.sock"
+
+    @property
     def ctl(self) -> Path:
         """The agent's reports, through another such port."""
         return self.folder / "ctl.sock"
 
     def __iter__(self) -> Iterator[Path]:
-        return iter((self.nbd, self.relay, self.vhost, self.ctl))
+        return iter((self.nbd, self.relay, self.vhost, self.tmem, self.ctl))
 
     def check(self, *, key: str) -> ClientSockets:
         """Returns itself or raises `BadInput` when the kernel would refuse a path."""

@@ -20,8 +20,9 @@ from kztmem.schemas import (
     Client,
     Counters,
     Evictions,
+    PoolFigures,
+    PortCounters,
     Recovery,
-    RelayCounters,
     Spill,
     SpillCounters,
 )
@@ -83,14 +84,14 @@ def _spill(spill: dict[str, Any]) -> Iterator[Metric]:
 
 
 def _clients(clients: list[dict[str, Any]]) -> Iterator[Metric]:
-    for name, text in _figures(Client):
-        gauge = GaugeMetricFamily(f"kztmem_{name}", text, labels=["client"])
-        for client in clients:
-            if client[name] is not None:
-                gauge.add_metric([client["name"]], client[name])
-        yield gauge
+    yield from _gauges("kztmem", Client, clients)
     yield from _counters("kztmem", Counters, "counters", clients)
-    yield from _counters("kztmem_relay", RelayCounters, "relay_counters", clients)
+    for kind in ("persistent", "ephemeral"):
+        pools = [{"name": client["name"], **client[kind]} for client in clients]
+        yield from _gauges(f"kztmem_{kind}", PoolFigures, pools)
+        yield from _counters(f"kztmem_{kind}", Counters, "counters", pools)
+    for port in ("relay", "tmem"):
+        yield from _counters(f"kztmem_{port}", PortCounters, f"{port}_counters", clients)
     latency = Metric(
         "kztmem_latency_seconds", "Time from a request's arrival to its answer.", "summary"
     )
@@ -102,6 +103,16 @@ def _clients(clients: list[dict[str, Any]]) -> Iterator[Metric]:
                 latency.add_sample(latency.name, {**labels, "quantile": quantile}, seconds)
             latency.add_sample(f"{latency.name}_count", labels, figures["count"])
     yield latency
+
+
+def _gauges(prefix: str, model: type[BaseModel], clients: list[dict[str, Any]]) -> Iterator[Metric]:
+    """A gauge for each figure of the model that clients have."""
+    for name, text in _figures(model):
+        gauge = GaugeMetricFamily(f"{prefix}_{name}", text, labels=["client"])
+        for client in clients:
+            if client[name] is not None:
+                gauge.add_metric([client["name"]], client[name])
+        yield gauge
 
 
 def _counters(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
@@ -58,6 +58,8 @@ class Counters(_Answer):
     )
     over_cap: int = Field(description="Pages refused for the client's cap.")
     over_reservation: int = Field(description="Pages refused for what others have reserved.")
+    put_to_flush: int = Field(description="Pages refused whose predecessor was forgotten for it.")
+    evicted: int = Field(description="Ephemeral pages that had to give way.")
     crc_errors: int = Field(description="Pages that came back damaged: an alarm.")
     io_errors: int = Field(description="Pages that could not be read from the disk.")
     spill_reads: int = Field(description="Pages read from the disk.")
@@ -80,14 +82,35 @@ class Latencies(_Answer):
     flush: Latency
 
 
-class RelayCounters(_Answer):
-    """What came in on relay ports since the daemon started."""
+class PortCounters(_Answer):
+    """What came in on ports of a kind since the daemon started."""
 
-    sessions: int = Field(description="Sessions that agents began.")
-    frames: int = Field(description="Frames that carried bytes of a session.")
+    sessions: int = Field(description="Sessions that the guest began.")
+    frames: int = Field(description="Frames of a session that were served.")
     ignored_frames: int = Field(description="Frames of sessions that were over.")
     damaged_frames: int = Field(description="Frames that ended a session: not what had to follow.")
     skipped_bytes: int = Field(description="Bytes passed over in search of a session's beginning.")
+
+
+class PoolFigures(_Answer):
+    """What pools hold."""
+
+    stored_pages: int = Field(description="Pages held.")
+    stored_bytes: int = Field(description="In memory, compressed, with the blocks' headers.")
+    index_bytes: int = Field(description="Of its index.")
+    same_filled_pages: int = Field(description="Of the stored: one word repeated, no bytes held.")
+    raw_pages: int = Field(description="Of the stored: did not shrink, kept as they are.")
+    spilled_pages: int = Field(description="Of the stored: on the disk.")
+    spilled_bytes: int = Field(description="Of the disk, compressed, with the blocks' headers.")
+    counters: Counters
+
+
+class Pool(PoolFigures):
+    """A pool that a guest has made."""
+
+    id: int = Field(description="Its number, 0 to 15.")
+    kind: Literal["persistent", "ephemeral", "shared"]
+    uuid: tuple[int, int] = Field(description="What it was made with.")
 
 
 class Guest(_Answer):
@@ -97,8 +120,8 @@ class Guest(_Answer):
     stats: dict[str, Any] = Field(description="As the agent sent it.")
 
 
-class Client(_Answer):
-    """A client as it is now."""
+class Client(PoolFigures):
+    """A client as it is now, with the figures of all its pools, the device's included."""
 
     name: str
     swap_bytes: int = Field(description="Size of its swap device.")
@@ -106,6 +129,7 @@ class Client(_Answer):
     nbd: str = Field(description="Path of its NBD socket; exports `` and `swap`.")
     relay: str = Field(description="Path of the socket of the relay port to the same device.")
     vhost: str = Field(description="Path of the vhost-user-blk socket to the same device.")
+    tmem: str = Field(description="Path of the socket of the port of the guest's kernel.")
     ctl: str = Field(description="Path of the socket of the port for the agent's reports.")
     weight: int = Field(description="Its share where clients compete for memory.")
     cap_bytes: int | None = Field(description="Most that it may be charged; None: no such limit.")
@@ -113,17 +137,16 @@ class Client(_Answer):
     charged_bytes: int = Field(
         description="Its persistent pages and their index: what cap and reservation are of."
     )
-    connections: int = Field(description="Open connections to the device.")
-    stored_pages: int = Field(description="Pages held.")
-    stored_bytes: int = Field(description="In memory, compressed, with the blocks' headers.")
-    index_bytes: int = Field(description="Of its index.")
-    same_filled_pages: int = Field(description="Of the stored: one word repeated, no bytes held.")
-    raw_pages: int = Field(description="Of the stored: did not shrink, kept as they are.")
-    spilled_pages: int = Field(description="Of the stored: on the disk.")
-    spilled_bytes: int = Field(description="Of the disk, compressed, with the blocks' headers.")
-    counters: Counters
+    ephemeral_bytes: int = Field(description="Its ephemeral pages and their index.")
+    connections: int = Field(description="Open connections to device and pools.")
+    persistent: PoolFigures = Field(
+        description="Persistent pools that its guest has made; with counters of those gone."
+    )
+    ephemeral: PoolFigures = Field(description="Likewise its ephemeral and shared ones.")
+    pools: list[Pool] = Field(description="Its guest's pools that are there.")
     latency: Latencies
-    relay_counters: RelayCounters
+    relay_counters: PortCounters
+    tmem_counters: PortCounters
     guest: Guest | None = Field(description="None: no agent has reported yet.")
 
 

@@ -195,7 +195,8 @@ def test_bad_arguments_are_value_errors(arena: Path) -> None:
 
 def test_a_servers_clients(arena: Path) -> None:
     server = _core.Server(arena=arena, memory=MEMORY, codec="lzo")
-    sockets = {name: arena.with_name(f"{name}.sock") for name in ("nbd", "relay", "vhost", "ctl")}
+    names = ("nbd", "relay", "vhost", "tmem", "ctl")
+    sockets = {name: arena.with_name(f"{name}.sock") for name in names}
 
     def add(name: str, *, dedup: str = "off", reservation: int = 0) -> None:
         terms = {"weight": 2, "cap": None, "reservation": reservation}
@@ -216,6 +217,8 @@ def test_a_servers_clients(arena: Path) -> None:
     assert (figures["swap_bytes"], figures["connections"]) == (1 << 20, 0)
     assert figures["latency"]["get"] == {"count": 0, "p50_us": 0, "p99_us": 0, "p999_us": 0}
     assert set(figures["relay_counters"].values()) == {0}
+    assert set(figures["tmem_counters"].values()) == {0}
+    assert (figures["pools"], figures["ephemeral_bytes"]) == ([], 0)
     assert figures["report"] is None
     assert (figures["weight"], figures["cap_bytes"], figures["reservation_bytes"]) == (2, None, 0)
     server.settle("a", weight=3, cap=1 << 20, reservation=4096)

@@ -102,7 +102,9 @@ def test_a_session_begins_as_documented(daemon: Daemon, api: httpx.Client) -> No
 
 def test_sockets_are_the_owners(daemon: Daemon) -> None:
     paths = [Path(path) for path in daemon.ready["clients"]["a"].values()]
-    assert [path.name for path in paths] == ["nbd.sock", "relay.sock", "vhost.sock", "ctl.sock"]
+    assert [path.name for path in paths] == [
+        f"{name}.sock" for name in ("nbd", "relay", "vhost", "tmem", "ctl")
+    ]
     assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
 
 

@@ -3,7 +3,8 @@
 
 use kzt_serve::{ClientStats, Latency, PortCounters, Report};
 use kzt_store::{
-    ClientStats as TmemStats, Evictions, Kind, Origin, PoolStats, Recovery, SpillUsage, Usage, Uuid,
+    ClientStats as TmemStats, Evictions, Kind, Origin, PoolEntry, PoolStats, Recovery, SpillUsage,
+    Usage, Uuid,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -73,12 +74,19 @@ fn spill_usage<'py>(py: Python<'py>, usage: &SpillUsage) -> PyResult<Bound<'py, 
 }
 
 pub(crate) fn client<'py>(py: Python<'py>, stats: &ClientStats) -> PyResult<Bound<'py, PyDict>> {
-    let dict = pool(py, &stats.pool)?;
+    let mut all = stats.pool;
+    all += stats.totals.persistent;
+    all += stats.totals.ephemeral;
+    let dict = pool(py, &all)?;
+    dict.set_item("persistent", pool(py, &stats.totals.persistent)?)?;
+    dict.set_item("ephemeral", pool(py, &stats.totals.ephemeral)?)?;
+    dict.set_item("pools", pools(py, &stats.pools)?)?;
     dict.set_item("swap_bytes", stats.swap_bytes)?;
     dict.set_item("weight", stats.terms.weight)?;
     dict.set_item("cap_bytes", stats.terms.cap)?;
     dict.set_item("reservation_bytes", stats.terms.reservation)?;
     dict.set_item("charged_bytes", stats.charged)?;
+    dict.set_item("ephemeral_bytes", stats.ephemeral)?;
     dict.set_item("connections", stats.connections)?;
     let latencies = PyDict::new(py);
     latencies.set_item("put", latency(py, &stats.put)?)?;
@@ -86,6 +94,7 @@ pub(crate) fn client<'py>(py: Python<'py>, stats: &ClientStats) -> PyResult<Boun
     latencies.set_item("flush", latency(py, &stats.flush)?)?;
     dict.set_item("latency", latencies)?;
     dict.set_item("relay_counters", port(py, &stats.port)?)?;
+    dict.set_item("tmem_counters", port(py, &stats.tmem)?)?;
     let last = stats.report.as_ref();
     dict.set_item("report", last.map(|last| report(py, last)).transpose()?)?;
     Ok(dict)
@@ -120,7 +129,12 @@ pub(crate) fn tmem_client<'py>(py: Python<'py>, stats: &TmemStats) -> PyResult<B
     dict.set_item("frozen", stats.frozen)?;
     dict.set_item("persistent_bytes", stats.persistent_bytes)?;
     dict.set_item("ephemeral_bytes", stats.ephemeral_bytes)?;
-    let pools = stats.pools.iter().map(|entry| {
+    dict.set_item("pools", pools(py, &stats.pools)?)?;
+    Ok(dict)
+}
+
+fn pools<'py>(py: Python<'py>, entries: &[PoolEntry]) -> PyResult<Vec<Bound<'py, PyDict>>> {
+    let pools = entries.iter().map(|entry| {
         let dict = pool(py, &entry.stats)?;
         let kind = match entry.kind {
             Kind::Persistent => "persistent",
@@ -133,8 +147,7 @@ pub(crate) fn tmem_client<'py>(py: Python<'py>, stats: &TmemStats) -> PyResult<B
         dict.set_item("uuid", (low, high))?;
         Ok(dict)
     });
-    dict.set_item("pools", pools.collect::<PyResult<Vec<_>>>()?)?;
-    Ok(dict)
+    pools.collect()
 }
 
 pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'py, PyDict>> {
@@ -155,6 +168,8 @@ pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'p
     counters.set_item("failed_puts", stats.failed_puts)?;
     counters.set_item("over_cap", stats.over_cap)?;
     counters.set_item("over_reservation", stats.over_reservation)?;
+    counters.set_item("put_to_flush", stats.put_to_flush)?;
+    counters.set_item("evicted", stats.evicted)?;
     counters.set_item("crc_errors", stats.crc_errors)?;
     counters.set_item("io_errors", stats.io_errors)?;
     counters.set_item("spill_reads", stats.spill_reads)?;

@@ -42,7 +42,7 @@ impl Server {
         self.recovery.clone_ref(py)
     }
 
-    #[pyo3(signature = (name, swap, *, dedup, weight, cap, reservation, nbd, relay, vhost, ctl))]
+    #[pyo3(signature = (name, swap, *, dedup, weight, cap, reservation, nbd, relay, vhost, tmem, ctl))]
     #[expect(
         clippy::needless_pass_by_value,
         clippy::too_many_arguments,
@@ -60,12 +60,14 @@ impl Server {
         nbd: PathBuf,
         relay: PathBuf,
         vhost: PathBuf,
+        tmem: PathBuf,
         ctl: PathBuf,
     ) -> PyResult<()> {
         let sockets = Sockets {
             nbd: &nbd,
             relay: &relay,
             vhost: &vhost,
+            tmem: &tmem,
             ctl: &ctl,
         };
         let dedup = store::dedup(dedup)?;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kzt_store::{Pool, PoolStats, StoreError, Terms};
+use kzt_store::{Pool, PoolEntry, PoolStats, StoreError, Terms, Totals};
 
 use kzt_wire::port::Counters;
 
@@ -28,6 +28,7 @@ pub(crate) struct Client {
     pub(crate) pool: Arc<Pool>,
     pub(crate) latency: Histograms,
     pub(crate) port: PortTotals,
+    pub(crate) tmem: TmemPort,
     pub(crate) log: ClientLog,
     /// Held by the connection that serves the device's queues: two would not serve them in order.
     pub(crate) vhost: Mutex<()>,
@@ -35,6 +36,15 @@ pub(crate) struct Client {
     connections: Mutex<Connections>,
     /// Signalled when a connection has left.
     changed: Condvar,
+}
+
+/// A client's tmem port.
+#[derive(Default)]
+pub(crate) struct TmemPort {
+    /// What has been seen on it.
+    pub(crate) totals: PortTotals,
+    /// Held by the connection that is served: requests of two would have no order.
+    pub(crate) seat: Mutex<()>,
 }
 
 /// Service times of the client's requests.
@@ -56,8 +66,14 @@ pub struct ClientStats {
     pub terms: Terms,
     /// What its cap and its reservation are of: bytes of its persistent pages and their index.
     pub charged: u64,
-    /// What the pool holds and has done.
+    /// Bytes of its ephemeral pages and their index.
+    pub ephemeral: u64,
+    /// What the device's pool holds and has done.
     pub pool: PoolStats,
+    /// The pools that its guest has made.
+    pub pools: Vec<PoolEntry>,
+    /// Those that are gone included.
+    pub totals: Totals,
     /// Service times of requests that store pages.
     pub put: Latency,
     /// Service times of requests that fetch pages.
@@ -66,6 +82,8 @@ pub struct ClientStats {
     pub flush: Latency,
     /// What its relay ports have seen.
     pub port: Counters,
+    /// What its tmem port has seen.
+    pub tmem: Counters,
     /// The last report of its guest's agent.
     pub report: Option<Report>,
 }
@@ -101,6 +119,7 @@ impl Client {
             pool: stored.device_pool()?,
             latency: Histograms::default(),
             port: PortTotals::default(),
+            tmem: TmemPort::default(),
             log: ClientLog::new(stored.name()),
             stored,
             vhost: Mutex::default(),
@@ -115,16 +134,22 @@ impl Client {
     }
 
     pub(crate) fn stats(&self) -> ClientStats {
+        let mut stored = self.stored.stats();
+        stored.pools.retain(|pool| pool.id.is_some());
         ClientStats {
             swap_bytes: self.size,
             connections: self.lock().number_of(Purpose::Pages),
-            terms: self.stored.terms(),
-            charged: self.stored.charged(),
+            terms: stored.terms,
+            charged: stored.persistent_bytes,
+            ephemeral: stored.ephemeral_bytes,
             pool: self.pool.stats(),
+            pools: stored.pools,
+            totals: stored.totals,
             put: self.latency.put.latency(),
             get: self.latency.get.latency(),
             flush: self.latency.flush.latency(),
             port: self.port.get(),
+            tmem: self.tmem.totals.get(),
             report: self.lock_report().clone(),
         }
     }

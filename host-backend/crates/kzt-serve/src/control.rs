@@ -6,6 +6,7 @@ use kzt_wire::port::{Frame, ReportReceiver};
 use crate::client::Membership;
 use crate::connection::End;
 use crate::intake::{Filled, Intake};
+use crate::port::INPUT;
 
 /// What a guest's agent last said of its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct Report {
 /// Takes the reports of one control port until QEMU hangs up.
 pub(crate) fn serve(membership: &Membership<'_>) -> Result<(), End> {
     let mut receiver = ReportReceiver::default();
-    let mut intake = Intake::new();
+    let mut intake = Intake::new(INPUT);
     let mut silent = false;
     loop {
         let rest = intake.rest();

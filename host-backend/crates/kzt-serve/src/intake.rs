@@ -2,13 +2,9 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use kzt_wire::port::{MAX_FRAME, STALL};
+use kzt_wire::port::STALL;
 
 use crate::connection::{End, Patience, Peer};
-
-/// Receive buffer of a port: as many frames as are under way arrive in one system call.
-const INPUT: usize = 256 << 10;
-const _: () = assert!(INPUT >= MAX_FRAME);
 
 /// What has been received from a port and not been taken yet.
 pub(crate) struct Intake {
@@ -31,9 +27,11 @@ pub(crate) enum Filled {
 }
 
 impl Intake {
-    pub(crate) fn new() -> Self {
+    /// Takes in up to `size` bytes: the port's longest frame at least, or as many frames as may
+    /// come in one system call.
+    pub(crate) fn new(size: usize) -> Self {
         Self {
-            buffer: vec![0; INPUT],
+            buffer: vec![0; size],
             rest: 0..0,
             stall_told: false,
             patience: Patience::default(),

@@ -22,6 +22,7 @@ mod port;
 mod relay;
 mod server;
 mod stopwatch;
+mod tmem;
 mod transmission;
 mod vhost;
 

@@ -14,6 +14,10 @@ use crate::connection::{End, Peer};
 use crate::intake::{Filled, Intake};
 use crate::stopwatch::Measure;
 
+/// Receive buffer of a port: as many frames as are under way arrive in one system call.
+pub(crate) const INPUT: usize = 256 << 10;
+const _: () = assert!(INPUT >= MAX_FRAME);
+
 /// One session after another of an NBD stream, in the frames of a guest's port.
 ///
 /// What belongs to a session ends with it: bytes not handed over yet are dropped here, a
@@ -54,7 +58,7 @@ impl<'a> Port<'a> {
             peer,
             receiver: HostReceiver::default(),
             told: Counters::default(),
-            intake: Intake::new(),
+            intake: Intake::new(INPUT),
             payload: 0..0,
             hello: None,
             sender: Sender::new(0),
@@ -200,7 +204,7 @@ impl Channel for Port<'_> {
     }
 }
 
-/// What a client's relay ports have seen, all of them together.
+/// What a client's ports of a kind have seen, all of them together.
 #[derive(Default)]
 pub(crate) struct PortTotals {
     sessions: AtomicU64,

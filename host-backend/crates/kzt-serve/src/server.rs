@@ -14,7 +14,7 @@ use crate::ServeError;
 use crate::client::{Client, ClientStats, Membership, Purpose};
 use crate::connection::{self, End, Peer};
 use crate::listener::Listener;
-use crate::{control, relay, vhost};
+use crate::{control, relay, tmem, vhost};
 
 /// Pauses between two rounds of the store's upkeep: after one that found work, and else.
 const UPKEEP_BUSY: Duration = Duration::from_millis(5);
@@ -36,7 +36,9 @@ pub struct Sockets<'a> {
     pub relay: &'a Path,
     /// The same device as a vhost-user block device, one connection at a time.
     pub vhost: &'a Path,
-    /// The agent's reports, on another such port.
+    /// The tmem operations of its guest's kernel, on another such port, one connection at a time.
+    pub tmem: &'a Path,
+    /// The agent's reports, on a third one.
     pub ctl: &'a Path,
 }
 
@@ -94,6 +96,11 @@ const VHOST: Trade = Trade {
     purpose: Purpose::Pages,
     serve: vhost::serve,
 };
+const TMEM: Trade = Trade {
+    name: "tmem",
+    purpose: Purpose::Pages,
+    serve: tmem::serve,
+};
 const CONTROL: Trade = Trade {
     name: "ctl",
     purpose: Purpose::Reports,
@@ -107,7 +114,7 @@ impl Server {
     /// [`OpenError`] when the arena can't be used.
     pub fn open(config: &ServerConfig) -> Result<(Self, Recovery), OpenError> {
         if cfg!(feature = "no-session-check") {
-            log::warn!("this build does not keep a relay's sessions apart: good for one test only");
+            log::warn!("this build does not keep a port's sessions apart: good for one test only");
         }
         let (store, recovery) = Store::open(config)?;
         let store = Arc::new(store);
@@ -159,6 +166,7 @@ impl Server {
             (NBD, Listener::bind(sockets.nbd)?),
             (RELAY, Listener::bind(sockets.relay)?),
             (VHOST, Listener::bind(sockets.vhost)?),
+            (TMEM, Listener::bind(sockets.tmem)?),
             (CONTROL, Listener::bind(sockets.ctl)?),
         ];
         let stored = self.store.client(name)?;

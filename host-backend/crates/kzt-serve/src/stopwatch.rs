@@ -18,7 +18,7 @@ pub(crate) enum Measure {
 
 /// Operations that have a histogram.
 #[derive(Clone, Copy)]
-enum Op {
+pub(crate) enum Op {
     Put,
     Get,
     Flush,
@@ -61,10 +61,10 @@ impl<'a> Stopwatch<'a> {
     }
 
     /// The request's reply lies in the send buffer.
-    pub(crate) fn done(&mut self, request: &Request) {
+    pub(crate) fn done(&mut self, op: Option<Op>) {
         self.lap();
         let spent = mem::take(&mut self.spent);
-        let Some(op) = Op::of(request) else { return };
+        let Some(op) = op else { return };
         match self.measure {
             Measure::Service => self.histogram(op).record(spent, 1),
             Measure::Turnaround => {
@@ -99,7 +99,7 @@ impl<'a> Stopwatch<'a> {
 }
 
 impl Op {
-    const fn of(request: &Request) -> Option<Self> {
+    pub(crate) const fn of(request: &Request) -> Option<Self> {
         match request.command {
             Command::Read => Some(Self::Get),
             Command::Write => Some(Self::Put),

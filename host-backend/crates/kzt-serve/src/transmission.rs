@@ -6,7 +6,7 @@ use crate::client::{Client, Membership};
 use crate::connection::{End, Peer};
 use crate::device::{Device, strides};
 use crate::negotiation::Negotiated;
-use crate::stopwatch::Stopwatch;
+use crate::stopwatch::{Op, Stopwatch};
 
 /// Receive buffer: as many requests as the client has in flight arrive in one system call.
 const INPUT: usize = 1 << 20;
@@ -120,7 +120,7 @@ impl<'a, C: Channel> Service<'a, C> {
                 self.write_part(&request, start, data);
                 if last {
                     self.reply(&request, self.write)?;
-                    self.stopwatch.done(&request);
+                    self.stopwatch.done(Op::of(&request));
                 } else {
                     self.stopwatch.lap();
                 }
@@ -134,7 +134,7 @@ impl<'a, C: Channel> Service<'a, C> {
                     Ok(()) => self.carry_out(&request)?,
                     refused => self.reply(&request, refused)?,
                 }
-                self.stopwatch.done(&request);
+                self.stopwatch.done(Op::of(&request));
             }
         }
         Ok(Flow::Stay)

@@ -2,12 +2,13 @@
 //! A client: its pools, and what the host has settled for it.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::codec::Codec;
 use crate::dedup::{Dedup, Domain};
 use crate::error::{Overcommitted, StoreError};
 use crate::limits::{Charge, Ledger};
+use crate::lock;
 use crate::pool::{Pool, PoolStats};
 use crate::shared::SharedPools;
 use crate::space::{Held, Space};
@@ -125,6 +126,7 @@ pub struct Client {
     pub(crate) shared: Arc<SharedPools>,
     pub(crate) account: Arc<Account>,
     pools: RwLock<Pools>,
+    past: Mutex<Totals>,
 }
 
 /// The client's pools by their number; its lock is taken before any pool's.
@@ -148,6 +150,24 @@ pub struct PoolEntry {
     pub stats: PoolStats,
 }
 
+/// Figures of the pools that a guest has made, those that are gone included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Of pools whose pages stay.
+    pub persistent: PoolStats,
+    /// Of pools whose pages may vanish, shared ones among them.
+    pub ephemeral: PoolStats,
+}
+
+impl Totals {
+    fn of(&mut self, kind: Kind) -> &mut PoolStats {
+        match kind {
+            Kind::Persistent => &mut self.persistent,
+            Kind::Ephemeral | Kind::Shared => &mut self.ephemeral,
+        }
+    }
+}
+
 /// A client's figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientStats {
@@ -163,6 +183,8 @@ pub struct ClientStats {
     pub ephemeral_bytes: u64,
     /// Its pools, sorted by number. A shared pool appears with each of its members.
     pub pools: Vec<PoolEntry>,
+    /// All of the pools that the guest has made since the store was opened.
+    pub totals: Totals,
 }
 
 impl Client {
@@ -173,6 +195,7 @@ impl Client {
             space,
             shared,
             pools: RwLock::default(),
+            past: Mutex::default(),
         }
     }
 
@@ -258,6 +281,8 @@ impl Client {
     /// Its figures.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
+        // A pool that is being destroyed is missing for a moment, but never counted twice.
+        let mut totals = *lock(&self.past);
         let pools = self.read();
         let entries = (0..).zip(&pools.by_id).filter_map(|(id, pool)| {
             let pool = pool.as_ref()?;
@@ -268,13 +293,18 @@ impl Client {
                 stats: pool.stats(),
             })
         });
+        let entries: Vec<_> = entries.collect();
+        for entry in entries.iter().filter(|entry| entry.id.is_some()) {
+            *totals.of(entry.kind) += entry.stats;
+        }
         ClientStats {
             name: self.name.clone(),
             terms: self.terms(),
             frozen: self.account.frozen(),
             persistent_bytes: self.account.charge.persistent_bytes(),
             ephemeral_bytes: self.account.charge.ephemeral_bytes(),
-            pools: entries.collect(),
+            pools: entries,
+            totals,
         }
     }
 
@@ -393,6 +423,7 @@ impl Client {
         self.leave(&pool);
         drop(pools);
         pool.reclaim();
+        *lock(&self.past).of(pool.kind()) += pool.stats().past();
         true
     }
 

@@ -39,6 +39,22 @@ impl Client {
         let ephemeral = pools.filter(|(_, pool)| pool.kind() == Kind::Ephemeral);
         ephemeral.map(|(_, pool)| pool.flush_all()).sum()
     }
+
+    /// Destroys the pools that the guest has made, for what it has flushed from them may not have
+    /// arrived; persistent ones only with `lasting`. A shared pool is emptied and left: other
+    /// members must not find there what was to be flushed, either.
+    pub fn drop_pools(&self, lasting: bool) {
+        for (id, pool) in self.guests_pools() {
+            match pool.kind() {
+                Kind::Persistent if !lasting => continue,
+                Kind::Shared => {
+                    pool.flush_all();
+                }
+                Kind::Persistent | Kind::Ephemeral => {}
+            }
+            self.destroy(id);
+        }
+    }
 }
 
 impl ClientStats {

@@ -67,7 +67,7 @@ mod zsmalloc;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use client::{Client, ClientStats, PoolEntry, Terms};
+pub use client::{Client, ClientStats, PoolEntry, Terms, Totals};
 pub use codec::{Codec, Context, UnknownCodec, same_filled};
 pub use dedup::{Dedup, DomainName, UnknownDedup};
 pub use error::{GetError, OpenError, Overcommitted, PutError, SaveError, StoreError, UpdateError};

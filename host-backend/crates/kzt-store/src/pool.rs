@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A pool: get and flush; `put.rs` has how a page gets into it.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{AddAssign, Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
@@ -62,6 +62,69 @@ pub struct PoolStats {
     pub spilled_bytes: u64,
     /// Pages read from there.
     pub spill_reads: u64,
+}
+
+impl PoolStats {
+    /// What is left of them when the pool is.
+    pub(crate) fn past(self) -> Self {
+        Self {
+            pages: 0,
+            stored_bytes: 0,
+            same_filled: 0,
+            raw: 0,
+            index_bytes: 0,
+            spilled: 0,
+            spilled_bytes: 0,
+            ..self
+        }
+    }
+}
+
+impl AddAssign for PoolStats {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            pages,
+            stored_bytes,
+            same_filled,
+            raw,
+            index_bytes,
+            puts,
+            gets,
+            get_hits,
+            flushes,
+            flush_found,
+            failed_puts,
+            over_cap,
+            over_reservation,
+            put_to_flush,
+            evicted,
+            crc_errors,
+            io_errors,
+            spilled,
+            spilled_bytes,
+            spill_reads,
+        } = other;
+        self.pages += pages;
+        self.stored_bytes += stored_bytes;
+        self.same_filled += same_filled;
+        self.raw += raw;
+        self.index_bytes += index_bytes;
+        self.puts += puts;
+        self.gets += gets;
+        self.get_hits += get_hits;
+        self.flushes += flushes;
+        self.flush_found += flush_found;
+        self.failed_puts += failed_puts;
+        self.over_cap += over_cap;
+        self.over_reservation += over_reservation;
+        self.put_to_flush += put_to_flush;
+        self.evicted += evicted;
+        self.crc_errors += crc_errors;
+        self.io_errors += io_errors;
+        self.spilled += spilled;
+        self.spilled_bytes += spilled_bytes;
+        self.spill_reads += spill_reads;
+    }
 }
 
 /// A pool. It stays usable when the [`Store`](crate::Store) is gone, and answers `NoDevice` when

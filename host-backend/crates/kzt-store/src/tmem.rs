@@ -166,10 +166,16 @@ impl Client {
     ///
     /// −ENODEV: there is no such pool. −EFROZEN: the client is frozen; the page is gone as well.
     pub fn flush_page(&self, pool: i32, object: ObjectId, index: u32) -> i32 {
+        self.flush_pages(pool, object, index, 1)
+    }
+
+    /// `FLUSH_PAGE` for `count` pages from `first` on, as far as there are indices: the answer is
+    /// one for all of them.
+    pub fn flush_pages(&self, pool: i32, object: ObjectId, first: u32, count: u32) -> i32 {
         let Some(pool) = self.pool(pool) else {
             return error(Errno::NODEV);
         };
-        pool.flush(object, index);
+        pool.flush_range(object, first, count);
         self.flushed()
     }
 

@@ -878,6 +878,75 @@ fn the_host_takes_back_what_may_vanish_and_nothing_else() {
     assert_eq!((usage.pages, usage.spare), (200, freeable));
 }
 
+#[test]
+fn a_new_session_of_the_guest_finds_no_pool_that_may_be_stale() {
+    let mut lab = Lab::with_pools();
+    let other = lab.store.client("b").unwrap();
+    for (client, name, id) in [(&lab.client, "a", 2), (&other, "b", 0)] {
+        lab.store.authorize(UUID, name);
+        assert_eq!(client.new_pool(CACHE | SHARED, UUID), id);
+    }
+    for pool in [0, 1, 2] {
+        assert_eq!(lab.put(pool, 0, 3), 1);
+    }
+    lab.client.drop_pools(false);
+    assert_eq!(lab.get(0, 0), Ok(page(3)));
+    assert_eq!(lab.get(1, 0), Err(-ENODEV));
+    assert_eq!(lab.get(2, 0), Err(-ENODEV));
+    // What one member has flushed must not come back by way of another.
+    assert_eq!(get(&other, &mut lab.cx, 0, 0), Err(-EEMPTY));
+    lab.client.device_pool().unwrap();
+    lab.client.drop_pools(true);
+    assert_eq!(lab.get(0, 0), Err(-ENODEV));
+    assert_eq!(lab.client.new_pool(CACHE | PERSIST, NOBODY), 0);
+    assert_eq!(lab.get(0, 0), Err(-EEMPTY));
+    // The host's own pool has no number, and stays.
+    assert_eq!(lab.client.stats().pools.len(), 2);
+}
+
+#[test]
+fn a_clients_totals_outlast_its_pools() {
+    let mut lab = Lab::with_pools();
+    for pool in [0, 1] {
+        for index in 0..3 {
+            assert_eq!(lab.put(pool, index, 3), 1);
+        }
+        assert_eq!(lab.get(pool, 0), Ok(page(3)));
+    }
+    let before = lab.client.stats().totals;
+    assert_eq!((before.persistent.pages, before.ephemeral.pages), (3, 2));
+    assert_eq!((before.persistent.puts, before.ephemeral.get_hits), (3, 1));
+    lab.client.drop_pools(true);
+    assert_eq!(lab.client.new_pool(CACHE, NOBODY), 0);
+    assert_eq!(lab.put(0, 0, 3), 1);
+    let after = lab.client.stats().totals;
+    assert_eq!((after.persistent.pages, after.ephemeral.pages), (0, 1));
+    assert_eq!((after.persistent.puts, after.ephemeral.puts), (3, 4));
+    assert_eq!(after.persistent.stored_bytes, 0);
+}
+
+#[test]
+fn a_run_of_pages_is_flushed_as_far_as_there_are_indices() {
+    let mut lab = Lab::with_pools();
+    let indices = [0, 5, 600, u32::MAX - 1, u32::MAX];
+    for index in indices {
+        assert_eq!(lab.put(0, index, 3), 1);
+    }
+    assert_eq!(lab.client.flush_pages(0, SWAP, 1, 600), 1);
+    assert_eq!(
+        indices.map(|index| lab.get(0, index).is_ok()),
+        [true, false, false, true, true]
+    );
+    assert_eq!(lab.client.flush_pages(0, SWAP, u32::MAX, u32::MAX), 1);
+    assert_eq!(
+        indices.map(|index| lab.get(0, index).is_ok()),
+        [true, false, false, true, false]
+    );
+    assert_eq!(lab.client.flush_pages(0, SWAP, 0, u32::MAX), 1);
+    assert_eq!(lab.client.stats().totals.persistent.pages, 0);
+    assert_eq!(lab.client.flush_pages(3, SWAP, 0, 1), -ENODEV);
+}
+
 /// docs/semantics.md names tests: they are there, and so is every test of this file in it.
 #[test]
 fn the_document_names_tests_that_exist() {

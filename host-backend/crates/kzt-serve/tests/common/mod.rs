@@ -91,12 +91,13 @@ impl Lab {
 
     /// `socket` is the NBD socket's name, and the other sockets' name has an ending added.
     pub fn try_add(&self, client: &str, swap: u64, socket: &str) -> Result<(), ServeError> {
-        let [nbd, relay, vhost, ctl] =
-            ["", ".relay", ".vhost", ".ctl"].map(|end| format!("{socket}{end}"));
+        let [nbd, relay, vhost, tmem, ctl] =
+            ["", ".relay", ".vhost", ".tmem", ".ctl"].map(|end| format!("{socket}{end}"));
         let sockets = Sockets {
             nbd: &self.socket(&nbd),
             relay: &self.socket(&relay),
             vhost: &self.socket(&vhost),
+            tmem: &self.socket(&tmem),
             ctl: &self.socket(&ctl),
         };
         self.server

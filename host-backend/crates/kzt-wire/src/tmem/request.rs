@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+use std::ops::RangeInclusive;
+
 use super::frame::{Frame, Header, MAX_PAGES, PAGE, op};
 
 /// What a guest asks for. Numbers of pools and objects are as the guest said them.
@@ -112,6 +114,12 @@ impl<'a> Request<'a> {
 }
 
 impl Run {
+    /// The pages' indices.
+    #[must_use]
+    pub fn indices(&self) -> RangeInclusive<u32> {
+        self.index..=self.index.saturating_add(self.count.saturating_sub(1))
+    }
+
     /// At most `most` pages, all of which there can be.
     fn exactly(header: &Header, most: u32) -> Result<Self, Refusal> {
         let run = Self::capped(header)?;
