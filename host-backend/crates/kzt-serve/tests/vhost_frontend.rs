@@ -19,9 +19,10 @@ use std::thread;
 use std::time::Duration;
 
 use common::driver::{
-    DATA, Driver, GET_CONFIG, GET_VRING_BASE, MEMORY, OK, OUT, QEMU, SET_FEATURES, SET_LOG_BASE,
-    SET_MEM_TABLE, SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
-    SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, USUAL, addresses, bell, memfd, state, table,
+    DATA, Driver, GET_CONFIG, GET_FEATURES, GET_VRING_BASE, MEMORY, OK, OUT, QEMU, SET_FEATURES,
+    SET_LOG_BASE, SET_MEM_TABLE, SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_BASE,
+    SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, USUAL, addresses, bell, memfd,
+    state, table,
 };
 use common::noise;
 use common::scene::{Scene, each_ends};
@@ -389,16 +390,20 @@ fn a_call_that_nobody_answers() {
     scene.unharmed();
 }
 
-/// A frontend whose eventfds block after all: it has taken the flag away again. Its server waits for
-/// one of them when this returns, or is about to.
+/// Takes from an eventfd of the server's what keeps it from blocking.
+fn make_it_block(bell: &OwnedFd) {
+    let flags = fcntl_getfl(bell).unwrap();
+    assert!(flags.contains(OFlags::NONBLOCK));
+    fcntl_setfl(bell, flags - OFlags::NONBLOCK).unwrap();
+}
+
+/// A frontend whose server waits for its call to be answered when this returns, or is about to.
 fn stuck(scene: &Scene) -> (Driver, OwnedFd) {
     let mut driver = scene.ready();
     let call = bell();
     driver.ring_by(SET_VRING_CALL, 0, &[call.as_fd()]);
     driver.settle();
-    let flags = fcntl_getfl(&call).unwrap();
-    assert!(flags.contains(OFlags::NONBLOCK));
-    fcntl_setfl(&call, flags - OFlags::NONBLOCK).unwrap();
+    make_it_block(&call);
     // It was rung once when it was taken.
     rustix::io::write(&call, &(u64::MAX - 2).to_ne_bytes()).unwrap();
     assert_eq!(driver.write(1 << 20, &noise(5)), Some(OK));
@@ -419,6 +424,22 @@ fn a_call_that_blocks_keeps_nobody_but_its_sender_waiting() {
     scene.lab.add("attacker", 16 << 20);
     let (_driver, _call) = stuck(&scene);
     scene.lab.server.shutdown(Duration::from_millis(10));
+}
+
+#[test]
+fn a_kick_that_blocks_keeps_nobody_but_its_sender_waiting() {
+    let scene = Scene::new();
+    let mut driver = scene.shaped();
+    let kick = bell();
+    driver.ring_by(SET_VRING_KICK, 0, &[kick.as_fd()]);
+    driver.enable(0, true);
+    driver.settle();
+    make_it_block(&kick);
+    // The server wakes for a message, and clears a kick that there was not.
+    driver.say(GET_FEATURES, &[]);
+    scene.lab.server.remove_client("attacker").unwrap();
+    assert!(driver.ended());
+    assert_eq!(scene.lab.nbd("victim").read(0, 4096).unwrap(), noise(1));
 }
 
 #[test]
