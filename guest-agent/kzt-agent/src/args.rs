@@ -8,11 +8,13 @@ use std::time::Duration;
 use lexopt::Arg::{Long, Short};
 
 const HELP: &str = "\
-Relays this guest's swap device /dev/nbd0 over a virtio-serial port to the page store.
+Relays this guest's swap device /dev/nbd0 over a virtio-serial port to the page store,
+or with --tmem what its kernel asks for at /dev/kztmem.
 
 Usage: kzt-agent [OPTION]...
 
-  --relay PORT      the port's name, default org.kztlab.relay.0
+  --tmem            carry the frames of /dev/kztmem
+  --port NAME       the port, default org.kztlab.relay.0 or org.kztlab.tmem.0
   --ctl PORT        the port that reports go to, default org.kztlab.ctl.0
   --write HOW       how frames go to the port: `splice`, or in writes of at most that
                     many bytes; default splice
@@ -23,7 +25,8 @@ Usage: kzt-agent [OPTION]...
 /// What the command line asks for.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub(crate) relay: String,
+    pub(crate) tmem: bool,
+    pub(crate) port: String,
     pub(crate) ctl: String,
     pub(crate) writing: Writing,
     pub(crate) fifo: u8,
@@ -44,7 +47,8 @@ pub(crate) enum Writing {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            relay: "org.kztlab.relay.0".to_owned(),
+            tmem: false,
+            port: String::new(),
             ctl: "org.kztlab.ctl.0".to_owned(),
             writing: Writing::Splice,
             fifo: 10,
@@ -60,7 +64,8 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Result<Options, &'stat
     while let Some(argument) = parser.next().map_err(describe)? {
         match argument {
             Short('h') | Long("help") => return Ok(Err(HELP)),
-            Long("relay") => options.relay = value(&mut parser)?,
+            Long("tmem") => options.tmem = true,
+            Long("port") => options.port = value(&mut parser)?,
             Long("ctl") => options.ctl = value(&mut parser)?,
             Long("write") => options.writing = value(&mut parser)?,
             Long("fifo") => options.fifo = value(&mut parser)?,
@@ -68,6 +73,14 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Result<Options, &'stat
             Long("timeout") => options.timeout = value(&mut parser)?,
             other => return Err(describe(other.unexpected())),
         }
+    }
+    if options.port.is_empty() {
+        let usual = if options.tmem {
+            "org.kztlab.tmem.0"
+        } else {
+            "org.kztlab.relay.0"
+        };
+        usual.clone_into(&mut options.port);
     }
     Ok(Ok(options))
 }

@@ -5,8 +5,10 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kzt_wire::port::MAX_FRAME;
+use rustix::event::{self, PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{self, PipeFlags, SpliceFlags};
@@ -14,6 +16,9 @@ use rustix::pipe::{self, PipeFlags, SpliceFlags};
 use crate::args::Writing;
 
 const CLASS: &str = "/sys/class/virtio-ports";
+
+/// How often to look whether somebody has opened the host's side: the port tells nobody.
+pub(crate) const ABSENT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Opens the port called `name` for reading and writing, neither of which then waits.
 ///
@@ -34,6 +39,14 @@ fn find(class: &Path, name: &str) -> io::Result<PathBuf> {
         }
     }
     Err(io::ErrorKind::NotFound.into())
+}
+
+/// Whether nobody is at the other end of a file.
+pub(crate) fn is_hung_up(file: &OwnedFd) -> Result<bool, Errno> {
+    let mut poll = [PollFd::new(file, PollFlags::empty())];
+    event::poll(&mut poll, Some(&Timespec::default()))?;
+    let [file] = poll;
+    Ok(file.revents().contains(PollFlags::HUP))
 }
 
 /// Puts frames into a port, one after the other.

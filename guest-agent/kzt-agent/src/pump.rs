@@ -25,11 +25,9 @@ use crate::inbox::{Arrival, Inbox};
 use crate::ledger::{Ledger, Times, Unexpected};
 use crate::log::{Level, Log};
 use crate::outbox::Outbox;
-use crate::port::Outlet;
+use crate::port::{ABSENT_INTERVAL, Outlet, is_hung_up};
 use crate::report::Figures;
 
-/// How often to look whether somebody has opened the host's side: the port tells nobody.
-const ABSENT_INTERVAL: Duration = Duration::from_millis(50);
 /// The kernel needs a moment to notice that its connection is gone.
 const ATTACH_INTERVAL: Duration = Duration::from_millis(10);
 /// What a host may take from WELCOME to the transmission phase.
@@ -568,13 +566,6 @@ pub(crate) fn random_session() -> Result<u64, Errno> {
         rand::getrandom(&mut number[..], GetRandomFlags::empty())?;
     }
     Ok(u64::from_ne_bytes(number))
-}
-
-fn is_hung_up(file: &OwnedFd) -> Result<bool, Errno> {
-    let mut poll = [PollFd::new(file, PollFlags::empty())];
-    event::poll(&mut poll, Some(&Timespec::default()))?;
-    let [file] = poll;
-    Ok(file.revents().contains(PollFlags::HUP))
 }
 
 /// Our end and the kernel's.

@@ -2,8 +2,8 @@
 //! What the guest is doing, told to the host once a second.
 //!
 //! One JSON object: `uptime` in seconds; `meminfo` in bytes; counters of `vmstat`; `pressure` in
-//! seconds of stall; `agent` with the relay's own figures. What this kernel does not have is
-//! missing. Files stay open, and nothing is allocated.
+//! seconds of stall; `tmem` with the counters of the kernel's module; `agent` with the agent's own
+//! figures. What this kernel does not have is missing. Files stay open, and nothing is allocated.
 
 use std::ffi::CStr;
 use std::fmt::{self, Write};
@@ -48,6 +48,8 @@ const PRESSURES: [(&str, &CStr); 3] = [
     ("io", c"/proc/pressure/io"),
     ("cpu", c"/proc/pressure/cpu"),
 ];
+/// Counters of the kernel's tmem module, a file each.
+const TMEM: &str = "/sys/class/misc/kztmem/stats";
 /// /proc/vmstat is the longest, at 4 KiB.
 const MAX_FILE: usize = 8 << 10;
 
@@ -58,13 +60,14 @@ pub(crate) struct Reporter {
     vmstat: Option<OwnedFd>,
     status: Option<OwnedFd>,
     pressures: [Option<OwnedFd>; PRESSURES.len()],
+    tmem: Vec<(String, OwnedFd)>,
     file: Box<[u8]>,
     text: Box<Text<MAX_REPORT>>,
     /// Allocations up to the first report: those of the start.
     start: Option<u64>,
 }
 
-/// The relay's own figures.
+/// The agent's own figures.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) received: Counters,
@@ -84,6 +87,7 @@ impl Reporter {
             vmstat: open(c"/proc/vmstat"),
             status: open(c"/proc/self/status"),
             pressures: PRESSURES.map(|(_, path)| open(path)),
+            tmem: open_all(TMEM),
             file: vec![0; MAX_FILE].into_boxed_slice(),
             text: Box::new(Text::new()),
             start: None,
@@ -137,6 +141,16 @@ impl Reporter {
             text.write_str(",")?;
         }
         close(text);
+        if !self.tmem.is_empty() {
+            text.write_str(",\"tmem\":{")?;
+            for (name, file) in &self.tmem {
+                let count = read(Some(file), &mut self.file).trim_end();
+                if is_number(count) {
+                    write!(text, "\"{name}\":{count},")?;
+                }
+            }
+            close(text);
+        }
         let status = read(self.status.as_ref(), &mut self.file);
         let locked = fields(status, &["VmLck"]).next().map_or(0, |(_, kib)| kib);
         let Figures {
@@ -183,6 +197,19 @@ fn close(text: &mut Text<MAX_REPORT>) {
 
 fn open(path: &CStr) -> Option<OwnedFd> {
     fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// The files of a folder by name; none if there is no such folder.
+fn open_all(folder: &str) -> Vec<(String, OwnedFd)> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| {
+        let file = fs::open(entry.path(), flags, Mode::empty()).ok()?;
+        Some((entry.file_name().into_string().ok()?, file))
+    });
+    let mut files: Vec<_> = files.collect();
+    files.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    files
 }
 
 /// What a file of /proc says now; empty if it can't be read.

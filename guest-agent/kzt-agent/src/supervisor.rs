@@ -22,14 +22,13 @@ use crate::log::{Level, Log};
 /// A pump that ends sooner after its start than this found something wrong that will last.
 const SOON: Duration = Duration::from_secs(1);
 
-const LOCK: &CStr = c"/run/kzt-agent.lock";
-
-/// Runs `pump` in a child, again and again. Returns in the child only, or when it cannot fork.
-pub(crate) fn supervise(log: &Log, pump: impl Fn() -> ExitCode) -> ExitCode {
+/// Runs `pump` in a child, again and again, once nobody else has the file `lock` locked. Returns in
+/// the child only, or when it cannot fork.
+pub(crate) fn supervise(log: &Log, lock: &CStr, pump: impl Fn() -> ExitCode) -> ExitCode {
     loop {
         let began = Instant::now();
         let child = match fork() {
-            Ok(None) => return alone(log, &pump),
+            Ok(None) => return alone(log, lock, &pump),
             Ok(Some(child)) => child,
             Err(error) => {
                 log.line(Level::Error, format_args!("cannot fork: {error}"));
@@ -73,16 +72,16 @@ fn write_pid(lock: &OwnedFd) -> rustix::io::Result<()> {
 }
 
 /// Runs `pump` as soon as no other process does.
-fn alone(log: &Log, pump: impl Fn() -> ExitCode) -> ExitCode {
+fn alone(log: &Log, path: &CStr, pump: impl Fn() -> ExitCode) -> ExitCode {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let lock = fs::open(LOCK, flags, Mode::RUSR | Mode::WUSR)
+    let lock = fs::open(path, flags, Mode::RUSR | Mode::WUSR)
         .and_then(|file| fs::flock(&file, FlockOperation::LockExclusive).map(|()| file))
         .and_then(|file| write_pid(&file).map(|()| file));
     match lock {
         // Held until the process ends.
         Ok(_lock) => pump(),
         Err(error) => {
-            log.line(Level::Error, format_args!("cannot lock {LOCK:?}: {error}"));
+            log.line(Level::Error, format_args!("cannot lock {path:?}: {error}"));
             ExitCode::FAILURE
         }
     }
