@@ -79,6 +79,10 @@ class Places:
     def images(self) -> Path:
         return self.cache / "images"
 
+    @property
+    def kernels(self) -> Path:
+        return self.cache / "kernels"
+
     def lab_id(self, name: str) -> str:
         """Eight hex digits that tell this lab from any other on the host, of any user."""
         return hashlib.sha256(bytes(self.lab(name))).hexdigest()[:8]

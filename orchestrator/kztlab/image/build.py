@@ -4,22 +4,17 @@
     mmdebstrap -> a directory -> mke2fs -d -> raw -> qcow2
 
 No file system is mounted on the host and nothing is root outside a user namespace (see `runner`).
-The directory needs a place that the namespace's root can reach, which a private home is not: it
-lies under /var/tmp (or $TMPDIR), and is locked for as long as a process of its build lives.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable
 from kztlab.image import initrd, kernel
-from kztlab.image.runner import Runner
 from kztlab.image.sources import (
     KEYRING,
     for_suite,
@@ -27,17 +22,16 @@ from kztlab.image.sources import (
     host_transport,
     sources_list,
 )
-from kztlab.locks import lock
+from kztlab.image.workshop import check_room, workshop
 from kztlab.programs import find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from kztlab.image.recipe import Recipe
     from kztlab.image.runner import Progress
     from kztlab.places import Places
 
-_PREFIX = "kztlab-image-"
 NEEDED = {  # program: Debian's package
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
@@ -60,32 +54,26 @@ def check_host(images: Path) -> None:
             f"building an image needs {', '.join(missing)}",
             hint=f"apt-get install --no-install-recommends {' '.join(missing)}",
         )
-    for folder, need in ((workshops(), _ROOM_TO_BUILD), (images, _ROOM_TO_KEEP)):
-        try:
-            free = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise HostUnable(f"cannot build an image in {folder}: {error.strerror}") from error
-        if free < need:
-            raise HostUnable(
-                f"building an image needs {need >> 20} MiB in {folder}, {free >> 20} MiB are free"
-            )
-
-
-def workshops() -> Path:
-    """Where builds have their temporary folders."""
-    return Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108  -- made by mkdtemp
+    check_room(_ROOM_TO_BUILD, _ROOM_TO_KEEP, images, "an image")
 
 
 def build(
-    recipe: Recipe, programs: Sequence[Path], into: Path, places: Places, progress: Progress
+    recipe: Recipe,
+    programs: Sequence[Path],
+    into: Path,
+    places: Places,
+    progress: Progress,
+    *,
+    linux: Path | None = None,
 ) -> None:
     """Fill the folder `into` with disk.qcow2, vmlinux and initrd.img.
 
-    `programs` are those of ours that the recipe puts into the system.
+    `programs` are those of ours that the recipe puts into the system; `linux` has a kernel that was
+    built from source, in place of a package's.
     """
-    with _workshop(places, progress) as run:
+    with workshop(places, progress) as run:
         stage = run.folder / "stage"
-        _stage(recipe, programs, stage)
+        _stage(recipe, programs, linux, stage)
         sources = run.folder / "sources.list"
         sources.write_text(sources_list(for_suite(host_sources(), recipe.suite)))
         sources.chmod(0o644)
@@ -122,10 +110,12 @@ def build(
         (into / "initrd.img").write_bytes(archive)
 
 
-def _stage(recipe: Recipe, programs: Sequence[Path], stage: Path) -> None:
+def _stage(recipe: Recipe, programs: Sequence[Path], linux: Path | None, stage: Path) -> None:
     """Copy what the namespace's root has to read: the repository may be closed to it."""
-    for source in recipe.files():
-        target = stage / source.relative_to(recipe.folder)
+    if linux:
+        shutil.copytree(linux, stage / "linux")
+    for name, source in recipe.sources():
+        target = stage / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
@@ -133,30 +123,3 @@ def _stage(recipe: Recipe, programs: Sequence[Path], stage: Path) -> None:
         shutil.copyfile(program, stage / program.name)
     for folder in (stage, *(path for path in stage.rglob("*") if path.is_dir())):
         folder.chmod(0o755)
-
-
-@contextmanager
-def _workshop(places: Places, progress: Progress) -> Iterator[Runner]:
-    """A folder to build in, removed afterwards; those of builds that were killed are now."""
-    _sweep(places, progress)
-    unlocked = Path(tempfile.mkdtemp(prefix=".", suffix=".new", dir=workshops()))
-    unlocked.chmod(0o711)  # the namespace's root has to pass
-    places.own(unlocked)
-    with lock(unlocked) as descriptor:
-        # Named so that other builds would sweep it only now that they would find it locked.
-        folder = unlocked.rename(unlocked.with_name(f"{_PREFIX}{unlocked.name.strip('.')}"))
-        run = Runner(places, folder, descriptor, progress)
-        try:
-            run.choose_mode()
-            yield run
-        finally:
-            run.erase()
-
-
-def _sweep(places: Places, progress: Progress) -> None:
-    for stale in workshops().glob(f"{_PREFIX}*"):
-        if stale.lstat().st_uid != places.account().pw_uid:
-            continue
-        with suppress(BlockingIOError), lock(stale, wait=False) as descriptor:
-            progress("removing an interrupted build", 0.0)
-            Runner(places, stale, descriptor, progress).erase()

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kztlab.errors import BadInput, HostUnable
+from kztlab.image import linux
 from kztlab.image.build import build, check_host
+from kztlab.image.folders import alone, appearing, vanish
 from kztlab.image.recipe import REPOSITORY, Recipe, recipe, recipes
-from kztlab.locks import lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +31,6 @@ BUILT = REPOSITORY / "target/agent/x86_64-unknown-linux-gnu/agent"
 """Where `dev` builds the guests' static programs; KZTLAB_GUEST_PROGRAMS names another folder."""
 
 PROGRAMS = ("kzt-agent", "kzt-load")
-
-_UNFINISHED = ".unfinished-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +71,8 @@ def ensure(name: str, places: Places, progress: Progress) -> Image:
     final = home / wanted.digest(*programs)
     if final.is_dir():
         return _open(wanted.name, final)
-    with _alone(home, progress):
+    with alone(home, progress, "image"):
         if not final.is_dir():
-            for stale in home.glob(f"{_UNFINISHED}*"):
-                shutil.rmtree(stale)
             check_host(home)
             _make(wanted, programs, final, places, progress)
     return _open(wanted.name, final)
@@ -100,9 +94,7 @@ def remove(name: str, places: Places) -> list[Image]:
         known = sorted({*recipes(), *(image.name for image in list_images(places))})
         raise BadInput(f"the cache has no image {name}", hint=f"images: {', '.join(known)}")
     for image in gone:
-        hidden = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=image.folder.parent))
-        image.folder.rename(hidden)  # at once; the rest may be interrupted
-        shutil.rmtree(hidden, ignore_errors=True)  # the next build does, if it comes first
+        vanish(image.folder)
     return gone
 
 
@@ -121,17 +113,11 @@ def _make(
     wanted: Recipe, programs: Sequence[Path], final: Path, places: Places, progress: Progress
 ) -> None:
     began = time.monotonic()
-    with ExitStack() as undo:
-        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
-        undo.callback(shutil.rmtree, unfinished)
-        build(wanted, programs, unfinished, places, progress)
+    built = linux.ensure(wanted.linux, places, progress) if wanted.linux else None
+    with appearing(final) as unfinished:
+        build(wanted, programs, unfinished, places, progress, linux=built)
         about = {"cmdline": wanted.cmdline, "seconds": round(time.monotonic() - began, 1)}
         (unfinished / "image.json").write_text(json.dumps(about, indent=2) + "\n")
-        for path in unfinished.iterdir():
-            path.chmod(0o444)
-        unfinished.chmod(0o755)
-        unfinished.rename(final)
-        undo.pop_all()
 
 
 def _open(name: str, folder: Path) -> Image:
@@ -144,14 +130,3 @@ def _open(name: str, folder: Path) -> Image:
         disk=folder / "disk.qcow2",
         cmdline=about["cmdline"],
     )
-
-
-def _alone(home: Path, progress: Progress) -> ExitStack:
-    """Hold the image's lock, saying so if it takes until another command has finished."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock(home, wait=False))
-        except BlockingIOError:
-            progress("waiting for another command that builds this image", 0.0)
-            stack.enter_context(lock(home))
-        return stack.pop_all()

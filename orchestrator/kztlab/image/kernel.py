@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The bootable ELF inside Linux's x86 bzImage.
+"""The bootable ELF inside Linux's x86 bzImage, or what is one already.
 
 QEMU enters a kernel with a PVH note directly at its 32-bit entry. That spares the guest the
 decompression of its own kernel, a second or two of an emulated processor in every boot.
@@ -24,6 +24,8 @@ _SIZE_SUFFIX = 4  # the build appends the uncompressed size to the payload
 
 def vmlinux(bzimage: bytes) -> bytes:
     """Decompress the kernel; raises `HostUnable` for one that is not packed with zstd."""
+    if bzimage.startswith(_ELF):
+        return bzimage
     offset, magic = _MAGIC
     if bzimage[offset : offset + len(magic)] != magic:
         raise HostUnable("the kernel's package holds no x86 bzImage")

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from kztlab.errors import BadInput
+from kztlab.image.hashing import digest
+from kztlab.image.linux import Linux, read_linux
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 FORMAT = 1
 """Raised when this package makes other images from the same recipe."""
-
-_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +31,31 @@ class Recipe:
     initrd_modules: tuple[str, ...]
     disk: str
     cmdline: str
+    base: Path | None = None
+    """The folder of a recipe that this one is like; it says where not."""
+    linux: Linux | None = None
+    """The kernel, if it is built from source; `kernel` is a package's name otherwise."""
+
+    def sources(self) -> list[tuple[str, Path]]:
+        """The files that go into the image or build it, by their names; the base's come first."""
+        folders = [self.base, self.folder] if self.base else [self.folder]
+        return [
+            (str(path.relative_to(folder)), path)
+            for folder in folders
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
 
     def files(self) -> list[Path]:
-        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return [path for _, path in self.sources()]
 
     def digest(self, *others: Path) -> str:
         """The cache key: the recipe's files and `others`, their names and modes. Nothing of time.
 
         Whoever changes anything that ends in the image gets another key.
         """
-        key = hashlib.sha256(f"{FORMAT}\n".encode())
-        named = [(str(path.relative_to(self.folder)), path) for path in self.files()]
-        for name, path in [*named, *((path.name, path) for path in others)]:
-            content = path.read_bytes()
-            key.update(f"{name}\0{os.access(path, os.X_OK)}\0{len(content)}\0".encode())
-            key.update(content)
-        return key.hexdigest()[:_DIGITS]
+        kind = f"{FORMAT} {self.linux.digest()}" if self.linux else f"{FORMAT}"
+        return digest(kind, [*self.sources(), *((path.name, path) for path in others)])
 
 
 def recipes(root: Path = REPOSITORY / "images") -> dict[str, Recipe]:
@@ -66,8 +73,14 @@ def recipe(name: str) -> Recipe:
 
 def _read(path: Path) -> Recipe:
     text = tomllib.loads(path.read_text())
+    base = path.parents[1] / text.pop("base") if "base" in text else None
+    if base:
+        text = tomllib.loads((base / "recipe.toml").read_text()) | text
+    linux = read_linux(path.parents[1] / text.pop("linux")) if "linux" in text else None
     return Recipe(
         folder=path.parent,
+        base=base,
+        linux=linux,
         packages=tuple(text.pop("packages")),
         initrd_modules=tuple(text.pop("initrd_modules")),
         **text,

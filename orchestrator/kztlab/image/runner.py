@@ -60,16 +60,21 @@ class Runner:
         self.progress("no user namespaces here, building as root", 0.0)
         self.mode = "root"
 
-    def step(self, name: str, command: list[str], *, inside: bool = False) -> None:
+    def step(
+        self, name: str, command: list[str], *, inside: bool = False, lines: int | None = None
+    ) -> None:
         """Run a program as the build's user, or `inside` the namespace as its root.
 
-        Raises `HostUnable` with the end of its output if it fails.
+        One that prints about so many `lines` tells by them how far it has come. Raises
+        `HostUnable` with the end of its output if it fails.
         """
         began = time.monotonic()
         with self._log.open("ab") as log, self._started(command, log, inside=inside) as process:
+            start = log.tell()
             self.progress(name, 0.0)
             while (status := _wait(process, 1.0)) is None:
-                self.progress(name, time.monotonic() - began)
+                shown = f"{name}: {self._percent(start, lines)} %" if lines else name
+                self.progress(shown, time.monotonic() - began)
         if status:
             raise self._failure(name, status)
 
@@ -146,6 +151,13 @@ class Runner:
             "PATH": search_path(),
             "LC_ALL": "C.UTF-8",
         }
+
+    def _percent(self, start: int, lines: int) -> int:
+        """How much of a step is done, in tens; never all of it."""
+        with self._log.open("rb") as log:
+            log.seek(start)
+            done = sum(block.count(b"\n") for block in iter(lambda: log.read(1 << 16), b""))
+        return min(100 * done // lines, 99) // 10 * 10
 
     @property
     def _log(self) -> Path:

@@ -34,11 +34,15 @@ def test_gives_the_elf_inside() -> None:
     assert vmlinux(bzimage(zstd(ELF))) == ELF
 
 
+def test_takes_an_elf_as_it_is() -> None:
+    assert vmlinux(ELF) == ELF
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
         (b"", "no x86 bzImage"),
-        (ELF, "no x86 bzImage"),
+        (b"\x7fEL", "no x86 bzImage"),
         (bzimage(b"\x1f\x8b gzip"), "not compressed with zstd"),
         (bzimage(zstd(ELF)[:-20]), "cannot unpack"),
         (bzimage(zstd(b"no ELF")), "cannot unpack"),
