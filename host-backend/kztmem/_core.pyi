@@ -292,16 +292,20 @@ class Server:
         arena: str | PathLike[str],
         memory: int,
         codec: str,
+        persistent: str = "zsmalloc",
         spill: tuple[str | PathLike[str], int] | None = None,
         abandon_spilled: bool = False,
     ) -> Server:
         """Open the arena, or recover what it holds.
 
+        `persistent` is what holds the pages of persistent pools from now on: zsmalloc, xvmalloc or
+        zbud. Those that are there already stay where they are.
+
         `spill` is a file on a disk, for pages that memory has no room for, and its most bytes. With
         pages in a file that is not there it is a `SpillError`, unless they are `abandon_spilled`.
 
         Raises `ArenaBusyError`, `ArenaFormatError`, `ArenaSpaceError`, `SpillError` or another
-        `StoreError`, and `ValueError` for an unknown codec.
+        `StoreError`, and `ValueError` for an unknown codec or allocator.
         """
 
     @property
@@ -379,6 +383,7 @@ class Store:
         arena: str | PathLike[str],
         memory: int,
         codec: str,
+        persistent: str = "zsmalloc",
         spill: tuple[str | PathLike[str], int] | None = None,
         abandon_spilled: bool = False,
     ) -> Store:

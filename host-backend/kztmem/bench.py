@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from kztmem import _core
 from kztmem.errors import BadInput, HostUnable
-from kztmem.settings import PAGE_SIZE, check_codec
+from kztmem.settings import PAGE_SIZE, PERSISTENT, check_allocator, check_codec
 from kztmem.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-ALLOCATORS: Final = ("zsmalloc", "zbud")
 
 _ARENAS: Final = Path("/dev/shm")  # noqa: S108 -- the tmpfs that stores have their arenas in
 
@@ -56,12 +55,8 @@ def main(argv: Sequence[str]) -> int:
     """Measure and print; the exit code. Raises `DaemonError`."""
     args = _parser().parse_args(argv)
     codecs = [check_codec(codec, key="--codec") for codec in _words(args.codec)]
-    allocators = _words(args.alloc)
-    for allocator in allocators:
-        if allocator not in ALLOCATORS:
-            raise BadInput(
-                f"{allocator!r} is no allocator", key="--alloc", hint=", ".join(ALLOCATORS)
-            )
+    words = _words(args.alloc)
+    allocators = [check_allocator(word, PERSISTENT, key="--alloc") for word in words]
     threads = [_number(word, key="--threads") for word in _words(args.threads)]
     with _progress() as progress:
         report = _measure(
@@ -100,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--codec", default="lzo", metavar="LIST", help="lzo (the default), lz4, zstd:LEVEL, none")
     add(
         "--alloc",
-        default=ALLOCATORS[0],
+        default=PERSISTENT[0],
         metavar="LIST",
-        help=f"{', '.join(ALLOCATORS)} (default {ALLOCATORS[0]})",
+        help=f"{', '.join(PERSISTENT)} (default {PERSISTENT[0]})",
     )
     add("--threads", default="1", metavar="LIST", help="threads at once (default 1)")
     add("--repetitions", default="5", metavar="N", help="(default 5)")

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from kztmem.errors import BadInput
 from kztmem.settings import (
+    EPHEMERAL,
+    PERSISTENT,
     ClientSettings,
     Settings,
     Spill,
+    check_allocator,
     check_codec,
     check_dedup,
     check_memory,
@@ -65,6 +68,8 @@ def parse(argv: Sequence[str]) -> Invocation:
     memory: int | None = None
     spill: Spill | None = None
     codec: str | None = None
+    persistent: str | None = None
+    ephemeral: str | None = None
     user: str | None = None
     dedup: str | None = None
     clients: dict[str, ClientSettings] = {}
@@ -74,6 +79,7 @@ def parse(argv: Sequence[str]) -> Invocation:
 
         file = load(args.config)
         memory, codec, dedup, user = file.memory, file.codec, file.dedup, file.user
+        persistent, ephemeral = file.persistent, file.ephemeral
         spill, clients = file.spill, file.client_settings()
         sockets = sockets or file.sockets
     if args.memory is not None:
@@ -84,6 +90,10 @@ def parse(argv: Sequence[str]) -> Invocation:
         spill = replace(spill, path=_absolute(spill.path, key="--spill"))
     if args.codec is not None:
         codec = check_codec(args.codec, key="--codec")
+    if args.persistent is not None:
+        persistent = check_allocator(args.persistent, PERSISTENT, key="--persistent")
+    if args.ephemeral is not None:
+        ephemeral = check_allocator(args.ephemeral, EPHEMERAL, key="--ephemeral")
     if args.dedup is not None:
         dedup = check_dedup(args.dedup, key="--dedup")
     settings = Settings(
@@ -91,6 +101,8 @@ def parse(argv: Sequence[str]) -> Invocation:
         sockets=state if sockets is None else _absolute(sockets, key="--sockets"),
         memory=memory,
         codec=codec,
+        persistent=persistent,
+        ephemeral=ephemeral,
         spill=spill,
         abandon_spilled=args.abandon_spilled,
         dedup=dedup,
@@ -136,6 +148,17 @@ def _parser() -> argparse.ArgumentParser:
         "--codec",
         metavar="CODEC",
         help="lzo (the default), lz4, zstd:LEVEL or none; pages already held keep theirs",
+    )
+    add(
+        "--persistent",
+        metavar="ALLOCATOR",
+        help="what holds pages that have to stay: zsmalloc (the default), xvmalloc or zbud; pages "
+        "already held stay where they are",
+    )
+    add(
+        "--ephemeral",
+        metavar="ALLOCATOR",
+        help="what holds pages that may vanish: zbud, which gives them up by whole frames",
     )
     add(
         "--dedup",

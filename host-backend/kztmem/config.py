@@ -23,9 +23,12 @@ from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from kztmem.errors import BadInput
 from kztmem.settings import (
+    EPHEMERAL,
+    PERSISTENT,
     ClientSettings,
     Spill,
     Terms,
+    check_allocator,
     check_bound,
     check_codec,
     check_dedup,
@@ -48,6 +51,14 @@ def _spill(spec: str | int) -> Spill:
 
 def _codec(name: str) -> str:
     return check_codec(name, key="codec")
+
+
+def _persistent(name: str) -> str:
+    return check_allocator(name, PERSISTENT, key="persistent")
+
+
+def _ephemeral(name: str) -> str:
+    return check_allocator(name, EPHEMERAL, key="ephemeral")
 
 
 def _dedup(mode: str) -> str:
@@ -77,6 +88,8 @@ SpillSpec = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}, mode="validation"),
 ]
 Codec = Annotated[str, BeforeValidator(checked(_codec, str))]
+Persistent = Annotated[str, BeforeValidator(checked(_persistent, str))]
+Ephemeral = Annotated[str, BeforeValidator(checked(_ephemeral, str))]
 Dedup = Annotated[str, BeforeValidator(checked(_dedup, str))]
 Swap = Annotated[
     int,
@@ -132,6 +145,10 @@ class Config(Strict):
         None, description="SIZE or SIZE,PATH of a file on a disk for what memory has no room for."
     )
     codec: Codec | None = Field(None, description="lzo, lz4, zstd:LEVEL or none.")
+    persistent: Persistent | None = Field(
+        None, description="What holds pages that have to stay: zsmalloc, xvmalloc or zbud."
+    )
+    ephemeral: Ephemeral | None = Field(None, description="What holds pages that may vanish: zbud.")
     dedup: Dedup | None = Field(
         None,
         description="With which pages those of clients that say nothing may share memory: "

@@ -54,7 +54,8 @@ class _Figures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         status = self._service.status()
-        info = {key: status[key] for key in ("version", "codec", "dedup")}
+        keys = ("version", "codec", "persistent", "ephemeral", "dedup")
+        info = {key: status[key] for key in keys}
         yield InfoMetricFamily("kztmem", "The daemon.", info)
         yield GaugeMetricFamily(
             "kztmem_uptime_seconds", "Time since it started.", status["uptime_seconds"]

@@ -17,7 +17,7 @@ from kztmem.clientsockets import ClientSockets
 from kztmem.errors import BadInput, Conflict, HostUnable
 from kztmem.privileges import User
 from kztmem.registry import check_same
-from kztmem.settings import DEFAULT_CODEC, DEFAULT_DEDUP
+from kztmem.settings import DEFAULT_CODEC, DEFAULT_DEDUP, EPHEMERAL, PERSISTENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +36,8 @@ class Plan:
     arena: Path
     memory: int
     codec: str
+    persistent: str
+    ephemeral: str
     spill: tuple[Path, int] | None
     """The spill file and its most bytes."""
     abandon_spilled: bool
@@ -63,6 +65,8 @@ def make_plan(settings: Settings, state: StateDir) -> Plan:
         arena=arena,
         memory=memory,
         codec=settings.codec or (last.codec if last else DEFAULT_CODEC),
+        persistent=settings.persistent or (last.persistent if last else PERSISTENT[0]),
+        ephemeral=settings.ephemeral or (last.ephemeral if last else EPHEMERAL[0]),
         spill=_spill(settings, state, last),
         abandon_spilled=settings.abandon_spilled,
         dedup=settings.dedup or (last.dedup if last else DEFAULT_DEDUP),

@@ -226,6 +226,8 @@ class Status(_Answer):
     user: str
     uptime_seconds: float
     codec: str
+    persistent: str = Field(description="What holds pages from now on that have to stay.")
+    ephemeral: str = Field(description="What holds pages that may vanish.")
     dedup: str = Field(description="What goes for clients that say nothing of their own.")
     arena: Arena
     evictions: Evictions

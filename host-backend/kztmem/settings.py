@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from kztmem.errors import BadInput
 from kztmem.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PAGE_SIZE: Final = 4096
 MAX_SWAP: Final = PAGE_SIZE << 32
@@ -27,6 +30,10 @@ MAX_SPILL: Final = 1 << 40
 """Likewise for the spill file."""
 
 DEFAULT_CODEC: Final = "lzo"
+PERSISTENT: Final = ("zsmalloc", "xvmalloc", "zbud")
+"""What may hold pages that have to stay, the default first."""
+EPHEMERAL: Final = ("zbud",)
+"""What may hold pages that may vanish: it has to give them up by whole frames."""
 DEFAULT_DEDUP: Final = "off"
 DEFAULT_WEIGHT: Final = 1
 MAX_WEIGHT: Final = 65535
@@ -101,6 +108,8 @@ class Settings:
     sockets: Path
     memory: int | None = None
     codec: str | None = None
+    persistent: str | None = None
+    ephemeral: str | None = None
     spill: Spill | None = None
     abandon_spilled: bool = False
     dedup: str | None = None
@@ -174,6 +183,13 @@ def check_codec(codec: str, *, key: str) -> str:
         hint = "one of lzo, lz4, zstd, zstd:LEVEL (-7 to 19) and none"
         raise BadInput(f"unknown codec {codec!r}", key=key, hint=hint)
     return codec
+
+
+def check_allocator(name: str, known: Sequence[str], *, key: str) -> str:
+    """Returns the name of one of these allocators or raises `BadInput`."""
+    if name not in known:
+        raise BadInput(f"{name!r} is no allocator", key=key, hint=f"one of {', '.join(known)}")
+    return name
 
 
 def check_dedup(dedup: str, *, key: str) -> str:

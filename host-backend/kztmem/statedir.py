@@ -2,7 +2,7 @@
 """The state directory: who owns it now, what was served from it before, which clients it has.
 
     lock          held (flock) by the supervisor and the serving process; holds the latter's pid
-    state.json    what the daemon served with: arena, memory, codec, dedup, boot
+    state.json    what the daemon served with: arena, memory, codec, allocators, dedup, boot
     clients.json  the clients, changed only by whole replacement
     kztmemd.log   output of a detached daemon
 
@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Final
 from kztmem.errors import BadInput, HostUnable
 from kztmem.files import damaged, read_json, write_json
 from kztmem.settings import (
+    EPHEMERAL,
+    PERSISTENT,
     ClientSettings,
     Terms,
+    check_allocator,
     check_codec,
     check_dedup,
     check_name,
@@ -32,7 +35,7 @@ from kztmem.settings import (
 from kztmem.units import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 LOCK_WAIT: Final = 5.0
@@ -48,6 +51,8 @@ class Record:
     version: str
     memory: int
     codec: str
+    persistent: str
+    ephemeral: str
     dedup: str
     sockets: str
     boot_id: str
@@ -105,6 +110,8 @@ class StateDir:
                 version=_text(data["version"]),
                 memory=parse_size(_number(data["memory"]), key="memory"),
                 codec=check_codec(_text(data["codec"]), key="codec"),
+                persistent=_allocator(data, "persistent", PERSISTENT),
+                ephemeral=_allocator(data, "ephemeral", EPHEMERAL),
                 dedup=check_dedup(_text(data["dedup"]), key="dedup"),
                 sockets=_text(data["sockets"]),
                 boot_id=_text(data["boot_id"]),
@@ -137,6 +144,10 @@ class StateDir:
         """Remembers the clients; raises `HostUnable` and changes nothing when it cannot."""
         data = {name: asdict(client) for name, client in clients.items()}
         write_json(self.path / "clients.json", data)
+
+
+def _allocator(data: Mapping[str, object], key: str, known: Sequence[str]) -> str:
+    return check_allocator(_text(data[key]), known, key=key)
 
 
 def _client(name: str, data: object) -> ClientSettings:

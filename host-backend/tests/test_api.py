@@ -45,6 +45,7 @@ def test_status_says_what_it_should(
     assert status.pid == daemon.process.pid == daemon.ready["pid"]
     assert status.supervisor_pid is None
     assert (status.codec, status.dedup) == ("lzo", "off")
+    assert (status.persistent, status.ephemeral) == ("zsmalloc", "zbud")
     assert status.arena.limit_bytes == 64 << 20
     assert Path(status.arena.path).is_file()
     assert status.recovery.reason == "new"

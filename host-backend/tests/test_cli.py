@@ -15,6 +15,7 @@ STATE = ["--state", "/srv/store"]
 def test_everything_at_once() -> None:
     options = (
         "--memory 512MiB --spill 4GiB,/disk/x/../s --codec zstd:3 --dedup domain:lab "
+        "--persistent xvmalloc --ephemeral zbud "
         "--client a:1GiB --client b:8KiB "
         "--sockets /run/s --user nobody --detach"
     )
@@ -27,6 +28,7 @@ def test_everything_at_once() -> None:
     assert settings.memory == 512 << 20
     assert settings.spill == Spill(4 << 30, Path("/disk/s"))
     assert settings.codec == "zstd:3"
+    assert (settings.persistent, settings.ephemeral) == ("xvmalloc", "zbud")
     assert settings.user == "nobody"
     assert settings.dedup == "domain:lab"
     assert settings.clients == {
@@ -62,6 +64,8 @@ def test_a_state_directory_has_one_name_however_it_is_spelt(tmp_path: Path) -> N
             "--spill: 1MiB are not a limit that a spill file can have (from 2MiB",
         ),
         (["--spill", "1GiB,"], "--spill: '1GiB,' has no path (write SIZE or SIZE,PATH)"),
+        (["--persistent", "slab"], "--persistent: 'slab' is no allocator (one of zsmalloc, xv"),
+        (["--ephemeral", "xvmalloc"], "--ephemeral: 'xvmalloc' is no allocator (one of zbud)"),
         (["--codec", "gzip"], "--codec: unknown codec 'gzip' (one of lzo"),
         (["--client", "a"], "--client: 'a' has no size (write NAME:SIZE)"),
         (["--client", "A:1GiB"], "--client: 'A' is not a client's name (use 1 to 31"),

@@ -16,7 +16,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_file(file: Path) -> None:
     file.write_text(
         'memory = "512MiB"\nspill = "4GiB"\ncodec = "lzo"\nsockets = "/run/s"\nuser = "nobody"\n'
-        'dedup = "client"\n'
+        'dedup = "client"\npersistent = "zbud"\nephemeral = "zbud"\n'
         '[clients.a]\nswap = "1GiB"\n[clients.b]\nswap = 8192\ndedup = "domain:x"\n'
         'weight = 2\ncap = "1MiB"\nreservation = "none"\n'
     )
@@ -24,6 +24,7 @@ def test_a_file(file: Path) -> None:
     assert config.memory == 512 << 20
     assert config.spill == Spill(4 << 30)
     assert config.codec == "lzo"
+    assert (config.persistent, config.ephemeral) == ("zbud", "zbud")
     assert config.sockets == Path("/run/s")
     assert config.user == "nobody"
     assert config.dedup == "client"
@@ -51,6 +52,8 @@ def test_an_empty_file_says_nothing(file: Path) -> None:
         ("memory = '512MB'", "memory: '512MB' has an unknown unit (did you mean MiB?"),
         ("memory = [1]", "memory: not a str or int"),
         ("spill = '1KiB'", "spill: 1KiB are not a limit that a spill file can have"),
+        ("persistent = 'slab'", "persistent: 'slab' is no allocator (one of zsmalloc, xvmalloc"),
+        ("ephemeral = 'zsmalloc'", "ephemeral: 'zsmalloc' is no allocator (one of zbud)"),
         ("codec = 'gzip'", "codec: unknown codec 'gzip' (one of lzo"),
         ("codec = 1", "codec: not a str"),
         ("dedup = 'on'", "dedup: unknown deduplication 'on' (one of off, client and"),

@@ -61,6 +61,7 @@ def _store(store: dict[str, Any]) -> str:
     sharing = f", {saved} MiB saved by deduplication" if saved else ""
     return (
         f"store: kztmemd {store['version']}, pid {store['pid']}, codec {store['codec']}, "
+        f"{store['persistent']}, "
         f"{arena['pages']} pages in {arena['allocated_bytes'] >> 20} "
         f"of {arena['limit_bytes'] >> 20} MiB{sharing}"
     ) + _spill(store.get("spill"))

@@ -109,7 +109,8 @@ def _facts(summary: Summary, interval: float) -> list[tuple[str, str]]:
         limit = _size(summary.store["arena"]["limit_bytes"])
         spill = summary.store.get("spill")
         disk = f" and {_size(spill['limit_bytes'])} of disk" if spill else ""
-        facts.append(("store", f"{limit}{disk}, codec {summary.store['codec']}"))
+        packing = f"codec {summary.store['codec']}, {summary.store['persistent']}"
+        facts.append(("store", f"{limit}{disk}, {packing}"))
         if summary.deduplicated_bytes:
             saved = f"saved up to {_size(summary.deduplicated_bytes)}"
             facts.append(("deduplication", saved))

@@ -179,6 +179,14 @@ Frontend = Annotated[
         PLANNED_FRONTENDS,
     ),
 ]
+Persistent = Annotated[
+    Literal["zsmalloc", "xvmalloc", "zbud"],
+    _choice("allocator", ("zsmalloc", "xvmalloc", "zbud")),
+]
+Ephemeral = Annotated[
+    Literal["zbud"],
+    _choice("allocator of what may vanish", ("zbud",)),
+]
 Content = Annotated[
     Literal["real", "text", "zero", "random", "mixed"],
     _choice("content", ("real", "text", "zero", "random", "mixed")),

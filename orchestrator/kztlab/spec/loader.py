@@ -148,8 +148,6 @@ def _described(value: object) -> str:
 def _unknown_key(path: KeyPath) -> Finding:
     section = _section(path[:-1])
     key = str(path[-1])
-    if key in section.planned:
-        return Finding(path, "not built yet", "remove the key", at_key=True)
     return Finding(path, "unknown key", suggest(key, section.model_fields), at_key=True)
 
 

@@ -8,7 +8,7 @@ documentation says (`reference`); there is no second list of keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
@@ -20,9 +20,11 @@ from kztlab.spec.fields import (
     Content,
     Dedup,
     Duration,
+    Ephemeral,
     Frontend,
     Image,
     Name,
+    Persistent,
     Size,
     error,
     lasting,
@@ -41,14 +43,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    planned: ClassVar[frozenset[str]] = frozenset()
-    """Keys of later stages: refused, but not as a mistake."""
-
 
 class StoreSpec(Section):
     """The page store that all guests of the lab share."""
-
-    planned = frozenset({"persistent", "ephemeral"})
 
     memory: Annotated[Size, sized(4 * MIB, 16 * TIB, unit=MIB)] = Field(
         default=512 * MIB,
@@ -58,6 +55,17 @@ class StoreSpec(Section):
         default="lzo",
         description="How pages are compressed: `lzo`, `lz4`, `zstd:LEVEL` (-7 to 19; `zstd` is"
         " level 3) or `none`.",
+    )
+    persistent: Persistent = Field(
+        default="zsmalloc",
+        description="What holds pages that have to stay, as those of swap devices. `zsmalloc`: "
+        "size classes, the densest for many pages; `xvmalloc`: blocks of any size side by side, "
+        "which loses less where there are few; `zbud`: two pages in 4KiB.",
+    )
+    ephemeral: Ephemeral = Field(
+        default="zbud",
+        description="What holds pages that may vanish: `zbud`, which alone can give up the oldest "
+        "of them by whole frames.",
     )
     dedup: Dedup = Field(
         default="off",
@@ -74,8 +82,8 @@ class StoreSpec(Section):
     socket: AbsolutePath | None = Field(
         default=None,
         description="API socket of a running kztmemd to join, an absolute path. The lab then "
-        "starts no store of its own, and `memory`, `spill` and `codec` are those of the store it "
-        "joins.",
+        "starts no store of its own, and `memory`, `spill`, `codec`, `persistent` and `ephemeral` "
+        "are those of the store it joins.",
     )
     ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
         default=3.0,

@@ -93,9 +93,6 @@ def reference() -> str:
             page.append(
                 f"| `{key}` | {_type(described)} | {default} | {described['description']} |"
             )
-        if model.planned:
-            keys = ", ".join(f"`{key}`" for key in sorted(model.planned))
-            page.append(f"\nNot built yet, and refused as such: {keys}.")
     return "\n".join(page) + "\n"
 
 

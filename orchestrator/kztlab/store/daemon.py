@@ -55,6 +55,7 @@ class Daemon:
         """
         options = [f"--memory={spec.memory}", f"--codec={spec.codec}"]
         options.append(f"--spill={spec.spill or 'none'}")
+        options += [f"--persistent={spec.persistent}", f"--ephemeral={spec.ephemeral}"]
         if self.user:
             options.append(f"--user={self.user}")
         output = self._call("--detach", *options)

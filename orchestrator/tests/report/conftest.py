@@ -113,6 +113,7 @@ def status(time: float) -> dict[str, Any]:
         "user": "kztlab",
         "uptime_seconds": time - ORIGIN,
         "codec": "lzo",
+        "persistent": "zsmalloc",
         "arena": {
             "path": "/dev/shm/kztmem-0-00000000",
             "limit_bytes": 512 * MIB,

@@ -226,8 +226,15 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
             "3:16: store.spill: 1MiB is too small (at least 2MiB)",
         ),
         (
-            "lab: q\nguests: {a: {}}\nstore: {persistent: zbud}",
-            "3:9: store.persistent: not built yet (remove the key)",
+            "lab: q\nguests: {a: {}}\nstore: {persistent: zmalloc}",
+            "3:21: store.persistent: unknown allocator 'zmalloc' (did you mean 'zsmalloc'?)",
+        ),
+        (
+            "lab: q\nguests: {a: {}}\nstore: {ephemeral: zsmalloc}",
+            (
+                "3:20: store.ephemeral: unknown allocator of what may vanish 'zsmalloc'"
+                " (known: zbud)"
+            ),
         ),
         # --- names
         (

@@ -43,6 +43,7 @@ STORES = st.builds(
     StoreSpec,
     memory=mebibytes(4, 1 << 20),
     codec=st.sampled_from(["lzo", "lz4", "none", "zstd", "zstd:19", "zstd:-7"]),
+    persistent=st.sampled_from(["zsmalloc", "xvmalloc", "zbud"]),
     dedup=st.sampled_from(["off", "client", "domain:a", "domain:a:b#"]),
     socket=st.none() | st.just("/run/kztmem/api.sock"),
     ratio=st.floats(1, 1000),
@@ -189,7 +190,14 @@ def test_counts_expand_and_workloads_find_their_guests() -> None:
 def test_the_defaults() -> None:
     cluster = Cluster(lab="q", guests={"a": GuestSpec()})
     assert cluster.store == StoreSpec(
-        memory=512 * MIB, codec="lzo", dedup="off", socket=None, ratio=3.0, overcommit=False
+        memory=512 * MIB,
+        codec="lzo",
+        persistent="zsmalloc",
+        ephemeral="zbud",
+        dedup="off",
+        socket=None,
+        ratio=3.0,
+        overcommit=False,
     )
     assert cluster.guests["a"] == GuestSpec(
         count=1,

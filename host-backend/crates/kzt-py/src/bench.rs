@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 
 use kzt_bench::{Corpus, Error, Plan, Report, Row, Watch};
-use kzt_store::{Allocator, Codec, UnknownAllocator};
+use kzt_store::{Allocator, Codec};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -37,9 +37,8 @@ pub(crate) fn bench(
         .collect::<PyResult<Vec<Codec>>>()?;
     let allocators = allocators
         .iter()
-        .map(|allocator| allocator.parse())
-        .collect::<Result<Vec<Allocator>, UnknownAllocator>>()
-        .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        .map(|allocator| store::allocator(allocator))
+        .collect::<PyResult<Vec<Allocator>>>()?;
     let plan = Plan {
         codecs,
         allocators,

@@ -20,16 +20,17 @@ pub(crate) struct Server {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (*, arena, memory, codec, spill=None, abandon_spilled=false))]
+    #[pyo3(signature = (*, arena, memory, codec, persistent="zsmalloc", spill=None, abandon_spilled=false))]
     fn new(
         py: Python<'_>,
         arena: PathBuf,
         memory: u64,
         codec: &str,
+        persistent: &str,
         spill: Option<(PathBuf, u64)>,
         abandon_spilled: bool,
     ) -> PyResult<Self> {
-        let config = store::config(arena, memory, codec, spill, abandon_spilled)?;
+        let config = store::config(arena, memory, codec, persistent, spill, abandon_spilled)?;
         let (server, recovery) = py
             .detach(|| kzt_serve::Server::open(&config))
             .map_err(|error| errors::open(&error))?;

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kzt_store::{
-    Codec, Context, Dedup, ObjectId, PAGE_SIZE, Page, SpillConfig, Terms, UnknownCodec,
-    UnknownDedup, Uuid,
+    Allocator, Codec, Context, Dedup, ObjectId, PAGE_SIZE, Page, SpillConfig, Terms,
+    UnknownAllocator, UnknownCodec, UnknownDedup, Uuid,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -31,16 +31,17 @@ pub(crate) struct Pool {
 #[pymethods]
 impl Store {
     #[new]
-    #[pyo3(signature = (*, arena, memory, codec, spill=None, abandon_spilled=false))]
+    #[pyo3(signature = (*, arena, memory, codec, persistent="zsmalloc", spill=None, abandon_spilled=false))]
     fn new(
         py: Python<'_>,
         arena: PathBuf,
         memory: u64,
         codec: &str,
+        persistent: &str,
         spill: Option<(PathBuf, u64)>,
         abandon_spilled: bool,
     ) -> PyResult<Self> {
-        let config = config(arena, memory, codec, spill, abandon_spilled)?;
+        let config = config(arena, memory, codec, persistent, spill, abandon_spilled)?;
         let (store, recovery) = py
             .detach(|| kzt_store::Store::open(&config))
             .map_err(|error| errors::open(&error))?;
@@ -239,11 +240,13 @@ pub(crate) fn config(
     arena: PathBuf,
     memory: u64,
     codec: &str,
+    persistent: &str,
     spill: Option<(PathBuf, u64)>,
     abandon_spilled: bool,
 ) -> PyResult<kzt_store::Config> {
     Ok(kzt_store::Config {
         codec: self::codec(codec)?,
+        persistent: allocator(persistent)?,
         spill: spill.map(|(path, size)| SpillConfig { path, size }),
         abandon_spilled,
         ..kzt_store::Config::new(arena, memory)
@@ -253,6 +256,11 @@ pub(crate) fn config(
 pub(crate) fn codec(name: &str) -> PyResult<Codec> {
     name.parse()
         .map_err(|error: UnknownCodec| PyValueError::new_err(error.to_string()))
+}
+
+pub(crate) fn allocator(name: &str) -> PyResult<Allocator> {
+    name.parse()
+        .map_err(|error: UnknownAllocator| PyValueError::new_err(error.to_string()))
 }
 
 /// With whom a client's pages may share memory.

@@ -57,7 +57,7 @@ fn open(arena: &ArenaPath, persistent: Allocator, memory: u64) -> Store {
 
 #[test]
 fn sparse_runs_are_emptied_and_every_page_stays() {
-    ALLOCATORS.map(sparse_runs_are_emptied);
+    ALLOCATORS.into_iter().for_each(sparse_runs_are_emptied);
 }
 
 fn sparse_runs_are_emptied(allocator: Allocator) {
@@ -101,7 +101,7 @@ fn sparse_runs_are_emptied(allocator: Allocator) {
 /// Movers, writers and readers of the same pages at once.
 #[test]
 fn pages_move_under_load() {
-    ALLOCATORS.map(move_under_load);
+    ALLOCATORS.into_iter().for_each(move_under_load);
 }
 
 fn move_under_load(allocator: Allocator) {
