@@ -82,6 +82,21 @@ class Usage(TypedDict):
     spill: SpillUsage | None
 
 @type_check_only
+class Zbud(TypedDict):
+    """Frames that two pages may share. The last two are counted since the store was opened."""
+
+    zbud_curr_raw_pages: int
+    """Frames."""
+    zbud_curr_zpages: int
+    """Pages in them."""
+    zbud_buddied_count: int
+    """Frames that have two."""
+    zbud_cumul_zpages: int
+    """Pages that were put there."""
+    zbud_cumul_zbytes: int
+    """Their bytes, compressed."""
+
+@type_check_only
 class Evictions(TypedDict):
     """Counted since the store was opened."""
 
@@ -359,6 +374,7 @@ class Server:
         """Name the clients that have a pool, served or not."""
 
     def status(self) -> Usage: ...
+    def zbud(self) -> Zbud: ...
     def evictions(self) -> Evictions: ...
     def pin(self) -> None:
         """Lock the arena in memory, now and as it grows. Raises `OSError` beyond the limits."""

@@ -25,6 +25,8 @@ from kztmem.schemas import (
     Recovery,
     Spill,
     SpillCounters,
+    Zbud,
+    ZbudCounters,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +65,10 @@ class _Figures(Collector):
         for part, model in (("arena", Arena), ("recovery", Recovery)):
             for name, text in _figures(model):
                 yield GaugeMetricFamily(f"kztmem_{part}_{name}", text, status[part][name])
+        for name, text in _figures(Zbud):
+            yield GaugeMetricFamily(f"kztmem_{name}", text, status["zbud"][name])
+        for name, text in _figures(ZbudCounters):
+            yield CounterMetricFamily(f"kztmem_{name}", text, status["zbud"][name])
         for name, text in _figures(Evictions):
             yield CounterMetricFamily(f"kztmem_{name}", text, status["evictions"][name])
         if status["spill"]:

@@ -173,6 +173,25 @@ class Arena(_Answer):
     )
 
 
+class Zbud(_Answer):
+    """Frames that two pages may share, as ephemeral ones do, in the words of zcache."""
+
+    zbud_curr_raw_pages: int = Field(description="Frames.")
+    zbud_curr_zpages: int = Field(description="Pages in them.")
+    zbud_buddied_count: int = Field(description="Frames that have two.")
+
+
+class ZbudCounters(_Answer):
+    """The same since the daemon started."""
+
+    zbud_cumul_zpages: int = Field(description="Pages put into frames that two may share.")
+    zbud_cumul_zbytes: int = Field(description="Their bytes, compressed.")
+
+
+class AllZbud(Zbud, ZbudCounters):
+    """What is there, and what was."""
+
+
 class Evictions(_Answer):
     """What ephemeral pages had to give since the daemon started."""
 
@@ -230,6 +249,7 @@ class Status(_Answer):
     ephemeral: str = Field(description="What holds pages that may vanish.")
     dedup: str = Field(description="What goes for clients that say nothing of their own.")
     arena: Arena
+    zbud: AllZbud
     evictions: Evictions
     spill: Spill | None = Field(description="None: the store has no disk.")
     recovery: Recovery

@@ -124,6 +124,7 @@ class Service:
         spill = usage.pop("spill")
         return {
             "arena": {"path": self._record.arena, **usage},
+            "zbud": self._server.zbud(),
             "evictions": self._server.evictions(),
             "spill": spill and {"path": self._record.spill, **spill},
         }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,23 @@ def test_the_stub_tells_the_truth(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pages_stay_with_the_allocator_that_has_them(arena: Path) -> None:
+    pages: dict[int, bytes] = {}
+    allocators = ["zsmalloc", "xvmalloc", "zbud", "zsmalloc"]
+    for number, allocator in enumerate(allocators):
+        store = _core.Store(arena=arena, memory=MEMORY, codec="lzo", persistent=allocator)
+        assert store.recovery["pages"] == len(pages)
+        pool = store.pool("a")
+        for index in range(100 * number, 100 * number + 100):
+            pages[index] = random.Random(index).randbytes(index * 10) + bytes(4096 - index * 10)
+            pool.put(OBJECT, index, pages[index])
+        assert all(pool.get(OBJECT, index) == page for index, page in pages.items())
+        del pool
+        store.close()
+    with pytest.raises(ValueError, match='unknown allocator "slab"'):
+        _core.Store(arena=arena, memory=MEMORY, codec="lzo", persistent="slab")
 
 
 def test_pages_come_back_after_reopening(arena: Path) -> None:
@@ -230,6 +248,7 @@ def test_a_servers_clients(arena: Path) -> None:
     terms = (figures["weight"], figures["cap_bytes"], figures["reservation_bytes"])
     assert terms == (3, 1 << 20, 4096)
     assert set(server.evictions().values()) == {0}
+    assert set(server.zbud().values()) == {0}
     # Comes last: to find the socket in use is to connect to it.
     with pytest.raises(_core.SocketError, match="in use"):
         add("b")

@@ -4,7 +4,7 @@
 use kzt_serve::{ClientStats, Latency, PortCounters, Report};
 use kzt_store::{
     ClientStats as TmemStats, Evictions, Kind, Origin, PoolEntry, PoolStats, Recovery, SpillUsage,
-    Usage, Uuid,
+    Usage, Uuid, ZbudUsage,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -42,6 +42,16 @@ pub(crate) fn usage<'py>(py: Python<'py>, usage: &Usage) -> PyResult<Bound<'py, 
         "spill",
         spill.map(|disk| spill_usage(py, disk)).transpose()?,
     )?;
+    Ok(dict)
+}
+
+pub(crate) fn zbud<'py>(py: Python<'py>, usage: &ZbudUsage) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("zbud_curr_raw_pages", usage.zbud_curr_raw_pages)?;
+    dict.set_item("zbud_curr_zpages", usage.zbud_curr_zpages)?;
+    dict.set_item("zbud_buddied_count", usage.zbud_buddied_count)?;
+    dict.set_item("zbud_cumul_zpages", usage.zbud_cumul_zpages)?;
+    dict.set_item("zbud_cumul_zbytes", usage.zbud_cumul_zbytes)?;
     Ok(dict)
 }
 

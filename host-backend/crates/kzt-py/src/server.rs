@@ -109,6 +109,11 @@ impl Server {
         figures::usage(py, &usage)
     }
 
+    fn zbud<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let usage = py.detach(|| self.server.zbud());
+        figures::zbud(py, &usage)
+    }
+
     fn evictions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let evictions = py.detach(|| self.server.evictions());
         figures::evictions(py, &evictions)

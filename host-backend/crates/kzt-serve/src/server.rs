@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kzt_store::{Config, Dedup, Evictions, OpenError, PAGE_SIZE, Recovery, Store, Terms, Usage};
+use kzt_store::{
+    Config, Dedup, Evictions, OpenError, PAGE_SIZE, Recovery, Store, Terms, Usage, ZbudUsage,
+};
 
 use crate::ServeError;
 use crate::client::{Client, ClientStats, Membership, Purpose};
@@ -228,6 +230,12 @@ impl Server {
     /// When the system can't tell the size of the arena's file.
     pub fn status(&self) -> io::Result<Usage> {
         self.store.usage()
+    }
+
+    /// What frames hold that two pages may share, as ephemeral ones do.
+    #[must_use]
+    pub fn zbud(&self) -> ZbudUsage {
+        self.store.zbud()
     }
 
     /// What has been evicted since the store was opened.

@@ -79,6 +79,7 @@ pub use save::{Handle, Invalid, Save};
 pub use spill::{SpillConfig, SpillUsage};
 pub use store::{Config, Origin, Recovery, Store, Usage};
 pub use table::{Kind, Uuid};
+pub use zbud::ZbudUsage;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;

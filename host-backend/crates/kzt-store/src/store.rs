@@ -23,6 +23,7 @@ use crate::shared::SharedPools;
 use crate::space::{Space, fingerprint};
 use crate::spill::{ArenaId, Spill, SpillConfig, SpillUsage};
 use crate::table::{Kind, Slot, Uuid};
+use crate::zbud::ZbudUsage;
 
 /// What to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -407,6 +408,12 @@ impl Store {
             deduplicated: saved.payload + saved.blocks * HEADER as u64,
             spill: spill.transpose()?,
         })
+    }
+
+    /// What frames hold that two pages may share, as ephemeral ones do.
+    #[must_use]
+    pub fn zbud(&self) -> ZbudUsage {
+        self.space.pam.zbud().usage()
     }
 
     /// What has been evicted since the store was opened.

@@ -145,6 +145,30 @@ pub(crate) struct Zbud {
     frames: Arc<Frames>,
     pools: Box<[OnceLock<Box<Owned>>]>,
     clock: AtomicU64,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    pages: AtomicU64,
+    buddied: AtomicU64,
+    all_pages: AtomicU64,
+    all_bytes: AtomicU64,
+}
+
+/// What frames of buddies hold. The last two count since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ZbudUsage {
+    /// Frames.
+    pub zbud_curr_raw_pages: u64,
+    /// Pages in them.
+    pub zbud_curr_zpages: u64,
+    /// Frames that have two.
+    pub zbud_buddied_count: u64,
+    /// Pages that were put there.
+    pub zbud_cumul_zpages: u64,
+    /// Their bytes, compressed.
+    pub zbud_cumul_zbytes: u64,
 }
 
 impl Zbud {
@@ -153,6 +177,18 @@ impl Zbud {
             frames,
             pools: (0..SLOTS).map(|_| OnceLock::new()).collect(),
             clock: AtomicU64::new(0),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn usage(&self) -> ZbudUsage {
+        let frames = self.holders().map(|(_, frames)| u64::from(frames));
+        ZbudUsage {
+            zbud_curr_raw_pages: frames.sum(),
+            zbud_curr_zpages: self.counters.pages.load(Relaxed),
+            zbud_buddied_count: self.counters.buddied.load(Relaxed),
+            zbud_cumul_zpages: self.counters.all_pages.load(Relaxed),
+            zbud_cumul_zbytes: self.counters.all_bytes.load(Relaxed),
         }
     }
 
@@ -188,6 +224,8 @@ impl Zbud {
         buddies.stamp = self.clock.fetch_add(1, Relaxed);
         self.store(frame, buddies);
         let record = self.frames.frame(frame);
+        let full = u64::from(buddies.list() == BUDDIED);
+        self.counters.buddied.fetch_add(full, Relaxed);
         let oldest = &mut lists.oldest[buddies.list()];
         if *oldest == NONE {
             *oldest = frame;
@@ -204,6 +242,8 @@ impl Zbud {
 
     fn unlink(&self, lists: &mut Lists, frame: u32) -> Buddies {
         let buddies = self.load(frame);
+        let full = u64::from(buddies.list() == BUDDIED);
+        self.counters.buddied.fetch_sub(full, Relaxed);
         let record = self.frames.frame(frame);
         let (next, prev) = (record.next.load(Relaxed), record.prev.load(Relaxed));
         self.frames.frame(prev).next.store(next, Relaxed);
@@ -332,6 +372,10 @@ impl Pam for Zbud {
         let end = usize::from(buddies.chunks[0] != 0);
         buddies.chunks[end] = chunks;
         self.link(&mut lists, frame, buddies);
+        let payload = bytes.saturating_sub(HEADER) as u64;
+        self.counters.pages.fetch_add(1, Relaxed);
+        self.counters.all_pages.fetch_add(1, Relaxed);
+        self.counters.all_bytes.fetch_add(payload, Relaxed);
         Some(Block {
             offset: buddies.offset(frame, end),
             place: place::ZBUD + end as u32,
@@ -353,6 +397,7 @@ impl Pam for Zbud {
             self.frames.free(frame - 1, 1);
         }
         buddies.chunks[end] = 0;
+        self.counters.pages.fetch_sub(1, Relaxed);
         if buddies.is_empty() {
             owned.frames.fetch_sub(1, Relaxed);
             self.frames.free(frame, 1);
@@ -410,6 +455,7 @@ impl Pam for Zbud {
             self.unlink(&mut lists, frame);
         }
         owned.frames.fetch_add(u32::from(!known), Relaxed);
+        self.counters.pages.fetch_add(1, Relaxed);
         self.link(&mut lists, frame, buddies);
         true
     }

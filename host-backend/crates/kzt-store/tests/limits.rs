@@ -210,6 +210,13 @@ fn the_oldest_frames_leave_first_and_whole() {
     let left = cache.pages() as u32;
     let evicted = store.evictions();
     assert_eq!(cache.stats().evicted, u64::from(3000 - left));
+    let held = store.zbud();
+    // Some went in again, when there was no room for their node.
+    assert!((3000..3100).contains(&held.zbud_cumul_zpages));
+    assert_eq!(held.zbud_curr_zpages, u64::from(left));
+    assert_eq!(held.zbud_buddied_count, u64::from(left / 2));
+    assert_eq!(held.zbud_curr_raw_pages, u64::from(left.div_ceil(2)));
+    assert!((3000 * 1000..3000 * 2000).contains(&held.zbud_cumul_zbytes));
     // The frame of the page that came last is not full yet.
     assert!(evicted.evicted_buddied_pages >= u64::from(3000 - left - 1));
     assert!(evicted.evicted_raw_pages >= u64::from((3000 - left) / 2));
