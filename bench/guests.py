@@ -104,8 +104,7 @@ def compare(
             # Who goes first is another one each round.
             first = number % len(figures)
             for figure in figures[first:] + figures[:first]:
-                load = figure.load
-                progress(f"{number + 1}/{rounds}: {load.size} over {figure.frontend}, {load.vcpus}")
+                progress(f"{number + 1}/{rounds}: {figure.load.size} in {_name(figure)}")
                 _run(guests, figure)
     return figures
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
 from statistics import mean, stdev
+from typing import Self
 
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Of Student's t, two-sided, 95 %, by the degrees of freedom from 1 on."""
@@ -20,7 +21,7 @@ class Ratio:
     high: float
 
     @classmethod
-    def of(cls, own: Sequence[float], other: Sequence[float]) -> "Ratio":
+    def of(cls, own: Sequence[float], other: Sequence[float]) -> Self:
         logs = [log(one / another) for one, another in zip(own, other, strict=True)]
         freedom = len(logs) - 1
         if freedom == 0:
