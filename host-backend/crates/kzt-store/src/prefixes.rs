@@ -10,12 +10,15 @@ use crate::arena::journal;
 use crate::layout::EXTENT;
 use crate::{
     Allocator, Config, Context, Dedup, ObjectId, PAGE_SIZE, Page, PutError, SpillConfig, Store,
+    Uuid, tmem,
 };
 
 const MIB: u64 = 1 << 20;
 const CLIENTS: [&str; 2] = ["a", "b"];
 /// Has the rest of the memory where it has to be short.
 const FILLER: &str = "filler";
+/// The same with pages that may vanish.
+const CACHE: &str = "cache";
 /// Neighbours, and indices that need nodes of their own or a higher tree.
 const INDICES: [u32; 9] = [0, 1, 2, 511, 512, 513, 1 << 18, (1 << 27) + 5, u32::MAX];
 const OBJECTS: u64 = 6;
@@ -253,6 +256,23 @@ enum Memory {
     Spare(u32),
     /// No room, but a spill file. Other pages push theirs out.
     Spilled,
+    /// No room but that of pages that may vanish, which more and more of them are put.
+    Cached,
+}
+
+/// Puts pages that may vanish anywhere, so that others go with their nodes and objects.
+fn fill_cache(store: &Store, puts: u32, random: &mut Random, cx: &mut Context) {
+    let cache = store.client(CACHE).unwrap();
+    if cache.stats().pools.is_empty() {
+        let flags = tmem::VERSION << tmem::flags::VERSION_SHIFT;
+        assert_eq!(cache.new_pool(flags, Uuid([0; 2])), 0);
+    }
+    for _ in 0..puts {
+        let index = INDICES[random.below(INDICES.len() as u64) as usize];
+        let content = page(random.below(1 << 20));
+        let object = id(random.below(60));
+        assert_eq!(cache.put_page(cx, 0, object, index, &content), 1);
+    }
 }
 
 /// Carries `ops` operations out in an arena. Where pages may share a block, there are few different
@@ -276,9 +296,13 @@ fn every_prefix(name: &str, ops: u32, memory: Memory, allocator: Allocator, dedu
         assert!((0..256).take_while(put).count() > 100);
         pool.flush_range(id(0), 0, spare);
     }
+    let mut random = Random(1);
+    if memory == Memory::Cached {
+        fill_cache(&store, 400, &mut random, &mut cx);
+    }
     killed.apply(&journal::take());
 
-    let mut random = Random(1);
+    let before = store.evictions();
     let mut pages = Pages::new();
     let mut refused = 0;
     let mut left_memory = false;
@@ -288,6 +312,9 @@ fn every_prefix(name: &str, ops: u32, memory: Memory, allocator: Allocator, dedu
             for index in (0..6).map(|more| (n * 6 + more) % 300) {
                 pool.put(&mut cx, id(0), index, &page(3)).unwrap();
             }
+        }
+        if memory == Memory::Cached {
+            fill_cache(&store, 2, &mut random, &mut cx);
         }
         let op = random.op(contents);
         let context = format!("{op:?}");
@@ -336,6 +363,8 @@ fn every_prefix(name: &str, ops: u32, memory: Memory, allocator: Allocator, dedu
     );
     assert_eq!(refused > 0, matches!(memory, Memory::Spare(_)));
     assert_eq!(left_memory, spilled);
+    let evicted = store.evictions().evicted_raw_pages - before.evicted_raw_pages;
+    assert_eq!(evicted > ops.into(), memory == Memory::Cached, "{evicted}");
 }
 
 #[test]
@@ -411,6 +440,11 @@ fn recovery_is_right_after_every_store_where_shared_pages_are_spilled() {
         Allocator::Zsmalloc,
         "domain:x",
     );
+}
+
+#[test]
+fn recovery_is_right_after_every_store_where_pages_are_evicted() {
+    every_prefix("evict", 20, Memory::Cached, Allocator::Zsmalloc, "off");
 }
 
 #[test]
