@@ -15,31 +15,11 @@ mod common;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use common::abi::{CACHE, EFAULT, EIO, ENODEV, EPERM, NOBODY, get, put_bytes};
 use common::{ArenaPath, MIB, Random, SWAP, page};
-use kzt_store::tmem::flags::{PERSIST, SHARED, VERSION_SHIFT};
-use kzt_store::tmem::op;
-use kzt_store::{Client, Context, Handle, ObjectId, PAGE_SIZE, Page, Uuid};
-
-const EPERM: i32 = 1;
-const EIO: i32 = 5;
-const EFAULT: i32 = 14;
-const ENODEV: i32 = 19;
-const EEMPTY: i32 = 1001;
-
-const CACHE: u32 = 1 << VERSION_SHIFT;
-const NOBODY: Uuid = Uuid([0; 2]);
-
-fn put(client: &Client, cx: &mut Context, pool: i32, index: u32, page: &[u8]) -> i32 {
-    client.put_page(cx, pool, SWAP, index, page)
-}
-
-fn get(client: &Client, cx: &mut Context, pool: i32, index: u32) -> Result<Page, i32> {
-    let mut out = [0; PAGE_SIZE];
-    match client.get_page(cx, pool, SWAP, index, &mut out) {
-        1 => Ok(out),
-        answer => Err(answer),
-    }
-}
+use kzt_store::tmem::flags::{PERSIST, SHARED};
+use kzt_store::tmem::{EEMPTY, op};
+use kzt_store::{Context, Handle, ObjectId, PAGE_SIZE, Uuid};
 
 /// Migration's "next page" began behind the first page of each pool, and read the list's head as
 /// a page where there was but one.
@@ -53,7 +33,7 @@ fn a_save_begins_with_the_first_page_of_each_pool() {
     for (pool, pages) in [(0, 1), (1, 2), (2, 0), (3, 1)] {
         assert_eq!(client.new_pool(CACHE | PERSIST, NOBODY), pool);
         for index in 0..pages {
-            assert_eq!(put(&client, &mut cx, pool, index, &page(1)), 1);
+            assert_eq!(put_bytes(&client, &mut cx, pool, index, &page(1)), 1);
         }
     }
     let mut save = client.save().unwrap();
@@ -75,7 +55,7 @@ fn an_exclusive_get_that_fails_leaves_nothing_behind() {
     let client = store.client("a").unwrap();
     assert_eq!(client.new_pool(CACHE, NOBODY), 0);
     let mut cx = Context::new();
-    assert_eq!(put(&client, &mut cx, 0, 0, &page(1)), 1);
+    assert_eq!(put_bytes(&client, &mut cx, 0, 0, &page(1)), 1);
     arena.damage_the_only_block();
     assert_eq!(get(&client, &mut cx, 0, 0), Err(-EIO));
     assert_eq!(get(&client, &mut cx, 0, 0), Err(-EEMPTY));
@@ -99,7 +79,7 @@ fn no_operation_waits_for_another_clients() {
                 let mut cx = Context::new();
                 for flags in [CACHE, CACHE | PERSIST] {
                     let pool = client.new_pool(flags, NOBODY);
-                    assert_eq!(put(&client, &mut cx, pool, 0, &page(1)), 1);
+                    assert_eq!(put_bytes(&client, &mut cx, pool, 0, &page(1)), 1);
                     assert_eq!(get(&client, &mut cx, pool, 0), Ok(page(1)));
                     assert_eq!(client.flush_page(pool, SWAP, 0), 1);
                     assert_eq!(client.flush_object(pool, SWAP), 1);
@@ -129,10 +109,14 @@ fn a_negative_pool_number_is_no_index() {
     let mut cx = Context::new();
     for pool in 0..16 {
         assert_eq!(client.new_pool(CACHE | PERSIST, NOBODY), pool);
-        assert_eq!(put(&client, &mut cx, pool, 0, &page(1)), 1);
+        assert_eq!(put_bytes(&client, &mut cx, pool, 0, &page(1)), 1);
     }
     for pool in (-300..0).chain([i32::MIN, i32::MIN + 1, i32::MIN + 15, -65_536, -65_535]) {
-        assert_eq!(put(&client, &mut cx, pool, 0, &page(2)), -ENODEV, "{pool}");
+        assert_eq!(
+            put_bytes(&client, &mut cx, pool, 0, &page(2)),
+            -ENODEV,
+            "{pool}"
+        );
         assert_eq!(get(&client, &mut cx, pool, 0), Err(-ENODEV), "{pool}");
         assert_eq!(client.flush_page(pool, SWAP, 0), -ENODEV, "{pool}");
         assert_eq!(client.flush_object(pool, SWAP), -ENODEV, "{pool}");
@@ -158,7 +142,11 @@ fn what_is_the_hosts_is_out_of_a_guests_reach() {
     device.put(&mut cx, SWAP, 0, &page(1)).unwrap();
     for pool in -300..300 {
         assert_eq!(get(&client, &mut cx, pool, 0), Err(-ENODEV), "{pool}");
-        assert_eq!(put(&client, &mut cx, pool, 0, &page(2)), -ENODEV, "{pool}");
+        assert_eq!(
+            put_bytes(&client, &mut cx, pool, 0, &page(2)),
+            -ENODEV,
+            "{pool}"
+        );
         assert_eq!(client.destroy_pool(pool), -ENODEV, "{pool}");
     }
     let mut out = [0; PAGE_SIZE];
@@ -179,9 +167,9 @@ fn a_client_is_not_who_it_says() {
     for flags in [CACHE | PERSIST, CACHE | SHARED] {
         let pool = one.new_pool(flags, uuid);
         assert_eq!(two.new_pool(flags, uuid), pool);
-        assert_eq!(put(&one, &mut cx, pool, 0, &page(1)), 1);
+        assert_eq!(put_bytes(&one, &mut cx, pool, 0, &page(1)), 1);
         assert_eq!(get(&two, &mut cx, pool, 0), Err(-EEMPTY));
-        assert_eq!(put(&two, &mut cx, pool, 1, &page(2)), 1);
+        assert_eq!(put_bytes(&two, &mut cx, pool, 1, &page(2)), 1);
         assert_eq!(get(&one, &mut cx, pool, 1), Err(0));
         assert_eq!(two.flush_object(pool, SWAP), 1);
         assert_eq!(get(&one, &mut cx, pool, 0), Ok(page(1)));
@@ -202,7 +190,7 @@ fn a_page_has_a_pages_bytes() {
         .step_by(61)
     {
         assert_eq!(
-            put(&client, &mut cx, 0, 0, &bytes[..length]),
+            put_bytes(&client, &mut cx, 0, 0, &bytes[..length]),
             -EFAULT,
             "{length}"
         );

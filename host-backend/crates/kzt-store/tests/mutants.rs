@@ -164,7 +164,7 @@ const MUTANTS: &[Mutant] = &[
             "            return error(Errno::FAULT);",
         )],
         test: (
-            "semantics",
+            "operations",
             "put_page_of_what_is_no_page_is_a_fault_and_flushes_the_old_one",
         ),
     },

@@ -14,19 +14,14 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::abi::{CACHE, ENODEV, ENOMEM, ENOSPC, NOBODY};
 use common::{ArenaPath, MIB, Random, SWAP, page};
-use kzt_store::tmem::flags::{PERSIST, SHARED, VERSION_SHIFT};
+use kzt_store::tmem::flags::{PERSIST, SHARED};
 use kzt_store::tmem::{EEMPTY, EFROZEN};
 use kzt_store::{Client, Context, GetError, Handle, Invalid, Kind, ObjectId, PAGE_SIZE, Page};
 use kzt_store::{Save, SaveError, Store, StoreError, Uuid};
 
-const ENOMEM: i32 = 12;
-const ENODEV: i32 = 19;
-const ENOSPC: i32 = 28;
-
-const CACHE: u32 = 1 << VERSION_SHIFT;
 const SWAP_POOL: u32 = CACHE | PERSIST;
-const NOBODY: Uuid = Uuid([0; 2]);
 
 /// All that can be had of a save.
 fn pages(save: &mut Save) -> BTreeMap<Handle, Page> {
