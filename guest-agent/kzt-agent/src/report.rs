@@ -2,8 +2,9 @@
 //! What the guest is doing, told to the host once a second.
 //!
 //! One JSON object: `uptime` in seconds; `meminfo` in bytes; counters of `vmstat`; `pressure` in
-//! seconds of stall; `tmem` with the counters of the kernel's module; `agent` with the agent's own
-//! figures. What this kernel does not have is missing. Files stay open, and nothing is allocated.
+//! seconds of stall; `frontswap`, `cleancache` and `kztmem` with the counters of a kernel that has
+//! tmem; `agent` with the agent's own figures. What this kernel does not have is missing. Files stay
+//! open, and nothing is allocated.
 
 use std::ffi::CStr;
 use std::fmt::{self, Write};
@@ -48,8 +49,12 @@ const PRESSURES: [(&str, &CStr); 3] = [
     ("io", c"/proc/pressure/io"),
     ("cpu", c"/proc/pressure/cpu"),
 ];
-/// Counters of the kernel's tmem module, a file each.
-const TMEM: &str = "/sys/class/misc/kztmem/stats";
+/// Folders with a counter in each file.
+const COUNTERS: [(&str, &str); 3] = [
+    ("frontswap", "/sys/kernel/mm/frontswap"),
+    ("cleancache", "/sys/kernel/mm/cleancache"),
+    ("kztmem", "/sys/class/misc/kztmem/stats"),
+];
 /// /proc/vmstat is the longest, at 4 KiB.
 const MAX_FILE: usize = 8 << 10;
 
@@ -60,7 +65,7 @@ pub(crate) struct Reporter {
     vmstat: Option<OwnedFd>,
     status: Option<OwnedFd>,
     pressures: [Option<OwnedFd>; PRESSURES.len()],
-    tmem: Vec<(String, OwnedFd)>,
+    counters: [Vec<(String, OwnedFd)>; COUNTERS.len()],
     file: Box<[u8]>,
     text: Box<Text<MAX_REPORT>>,
     /// Allocations up to the first report: those of the start.
@@ -87,7 +92,7 @@ impl Reporter {
             vmstat: open(c"/proc/vmstat"),
             status: open(c"/proc/self/status"),
             pressures: PRESSURES.map(|(_, path)| open(path)),
-            tmem: open_all(TMEM),
+            counters: COUNTERS.map(|(_, folder)| open_all(folder)),
             file: vec![0; MAX_FILE].into_boxed_slice(),
             text: Box::new(Text::new()),
             start: None,
@@ -141,9 +146,12 @@ impl Reporter {
             text.write_str(",")?;
         }
         close(text);
-        if !self.tmem.is_empty() {
-            text.write_str(",\"tmem\":{")?;
-            for (name, file) in &self.tmem {
+        for ((name, _), files) in COUNTERS.iter().zip(&self.counters) {
+            if files.is_empty() {
+                continue;
+            }
+            write!(text, ",\"{name}\":{{")?;
+            for (name, file) in files {
                 let count = read(Some(file), &mut self.file).trim_end();
                 if is_number(count) {
                     write!(text, "\"{name}\":{count},")?;

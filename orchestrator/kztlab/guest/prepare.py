@@ -38,7 +38,7 @@ class Prepared:
     """Its swap device; empty without one."""
     swap_bytes: int
     algorithm: str
-    """How zram compresses; empty without zram."""
+    """How the guest compresses; empty where it does not."""
     memory_max: int
     """Bytes that workloads may use of the guest's RAM."""
 

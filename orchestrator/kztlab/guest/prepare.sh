@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Makes a Linux guest ready for workloads, or does nothing where it is so already. Run as root.
 #
-#   prepare.sh swap FRONTEND SERIAL BYTES   swap on, by frontend nbd, relay,
-#                                           vhost-user-blk, disk, zram or none
+#   prepare.sh swap FRONTEND SERIAL BYTES   swap on, by frontend nbd, relay, vhost-user-blk,
+#                                           tmem, disk, zram, zswap or none
 #   prepare.sh cgroup GROUP BYTES HEADROOM  GROUP limited to BYTES; 0: the guest's memory less
 #                                           3/2 of min_free_kbytes and HEADROOM
 #
@@ -122,6 +122,36 @@ swap_device() {
     fi
 }
 
+is_answered() {
+    frames=0
+    read -r frames 2>/dev/null </sys/class/misc/kztmem/stats/frames_received || :
+    [ "$frames" -gt 0 ]
+}
+
+# The kernel offers each page to the store before it writes it to the disk.
+swap_tmem() {
+    modprobe -q kztmem 2>/dev/null || :
+    [ -e /sys/class/misc/kztmem ] ||
+        fail "this guest's kernel has no tmem, which the frontend tmem needs: image debian-trixie-tmem has it"
+    PATIENCE=100
+    wait_for has_agent ||
+        fail "this image has no kzt-agent, which the frontend tmem needs: its init must start it"
+    wait_for is_answered ||
+        fail "kzt-agent does not reach the store: $(dmesg 2>/dev/null | grep kzt-agent: | tail -n 1)"
+    # A round trip costs more than a page: up to 128 KiB are read ahead at once.
+    echo 5 >/proc/sys/vm/page-cluster
+    swap_disk "$1"
+}
+
+swap_zswap() {
+    zswap=/sys/module/zswap/parameters
+    [ -e $zswap/enabled ] ||
+        fail "this guest's kernel has no zswap: image debian-trixie-tmem has it"
+    swap_disk "$1"
+    echo Y >$zswap/enabled || fail "zswap can't be switched on"
+    echo "algorithm=$(cat $zswap/compressor)"
+}
+
 swap_zram() {
     DEVICE=/dev/zram0
     only_this_swap $DEVICE
@@ -146,6 +176,8 @@ swap() {
     case $1 in
         nbd | vhost-user-blk | disk) swap_disk "$2" ;;
         relay) swap_relay "$3" ;;
+        tmem) swap_tmem "$2" ;;
+        zswap) swap_zswap "$2" ;;
         zram) swap_zram "$3" ;;
         none) only_this_swap "" ;;
         *) fail "unknown frontend $1" ;;

@@ -23,6 +23,7 @@ from kztlab.hypervisor.model import (
     NbdSwap,
     RelayPorts,
     Swap,
+    TmemSwap,
     VhostSwap,
 )
 from kztlab.hypervisor.probe import Accelerator, accelerator
@@ -39,6 +40,7 @@ __all__ = [
     "NbdSwap",
     "RelayPorts",
     "Swap",
+    "TmemSwap",
     "VhostSwap",
     "accelerator",
     "vhost_user_obstacle",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from pathlib import Path
 
-Swap: TypeAlias = "NbdSwap | DiskSwap | RelayPorts | VhostSwap"
+Swap: TypeAlias = "NbdSwap | DiskSwap | RelayPorts | TmemSwap | VhostSwap"
 
 AcceleratorKind = Literal["kvm", "tcg"]
 
@@ -38,6 +38,18 @@ class RelayPorts:
 
     relay: Path
     """The store's socket behind the port that carries pages."""
+    ctl: Path
+    """The store's socket behind the port that carries the agent's reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class TmemSwap:
+    """Pools kept by the store, which the guest's kernel asks over virtio-serial before its disk."""
+
+    disk: DiskSwap
+    """The swap device, which gets what the store refuses."""
+    tmem: Path
+    """The store's socket behind the port that carries the kernel's frames."""
     ctl: Path
     """The store's socket behind the port that carries the agent's reports."""
 

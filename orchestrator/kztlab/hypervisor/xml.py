@@ -24,6 +24,7 @@ from kztlab.hypervisor.model import (
     GuestState,
     NbdSwap,
     RelayPorts,
+    TmemSwap,
     VhostSwap,
 )
 
@@ -44,7 +45,7 @@ TRANSLATION_CACHE_MIB = 128
 """What TCG may keep of translated code. QEMU's default is a gigabyte, which a guest that starts
 many programs fills: several times the memory of a small guest, on a host that is to be packed."""
 
-RELAY_PORT, CTL_PORT = "org.kztlab.relay.0", "org.kztlab.ctl.0"
+RELAY_PORT, TMEM_PORT, CTL_PORT = "org.kztlab.relay.0", "org.kztlab.tmem.0", "org.kztlab.ctl.0"
 """The names by which kzt-agent finds its ports."""
 
 CHARDEV_RECONNECT_SECONDS = 1
@@ -108,7 +109,8 @@ def qemu_arguments(domain: Domain, ssh_port: int) -> list[str]:
         "addr": _NET_SLOT,
     }
     arguments = ["-netdev", netdev, "-device", json.dumps(card)]
-    if isinstance(domain.swap, NbdSwap | DiskSwap):
+    swap = domain.swap.disk if isinstance(domain.swap, TmemSwap) else domain.swap
+    if isinstance(swap, NbdSwap | DiskSwap):
         # A refused write (the store is full) is an I/O error that the guest's kernel deals with;
         # QEMU's default would stop the whole guest instead.
         disk = {
@@ -123,7 +125,7 @@ def qemu_arguments(domain: Domain, ssh_port: int) -> list[str]:
             "bus": _PCI_BUS,
             "addr": _SWAP_SLOT,
         }
-        arguments += ["-blockdev", json.dumps(_swap_node(domain.swap)), "-device", json.dumps(disk)]
+        arguments += ["-blockdev", json.dumps(_swap_node(swap)), "-device", json.dumps(disk)]
     return arguments
 
 
@@ -183,6 +185,9 @@ def _devices(root: ET.Element, domain: Domain) -> None:
     ET.SubElement(serial, "target", port="0")
     if isinstance(domain.swap, RelayPorts):
         _port(devices, RELAY_PORT, domain.swap.relay)
+        _port(devices, CTL_PORT, domain.swap.ctl)
+    elif isinstance(domain.swap, TmemSwap):
+        _port(devices, TMEM_PORT, domain.swap.tmem)
         _port(devices, CTL_PORT, domain.swap.ctl)
     elif isinstance(domain.swap, VhostSwap):
         _vhost_disk(devices, domain.swap.socket, queues=min(domain.vcpus, MAX_QUEUES))

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from kztlab.errors import HostUnable, Interrupted
 from kztlab.guest import prepare, wait_ready
-from kztlab.hypervisor import DiskSwap, Domain, NbdSwap, RelayPorts, Swap, VhostSwap
+from kztlab.hypervisor import (
+    DiskSwap,
+    Domain,
+    NbdSwap,
+    RelayPorts,
+    Swap,
+    TmemSwap,
+    VhostSwap,
+)
 from kztlab.image import lab_initrd
 from kztlab.lab.doctor import program
 from kztlab.lab.session import Member
@@ -90,15 +98,11 @@ def _domain(
 ) -> Domain:
     session.places.folder(record.folder)
     _overlay(session, record.overlay, image.disk)
-    swap: Swap | None = None
-    if record.spec.frontend == "nbd" and client is not None:
-        swap = NbdSwap(client.nbd)
-    elif record.spec.frontend == "relay" and client is not None:
-        swap = RelayPorts(client.relay, client.ctl)
-    elif record.spec.frontend == "vhost-user-blk" and client is not None:
-        swap = VhostSwap(client.vhost)
-    elif record.spec.frontend == "disk":
-        swap = DiskSwap(_raw(session, record.swap, record.spec.swap))
+    swap = _swap(session, record, client)
+    cmdline = f"{image.cmdline} kztlab.hostname={record.name}"
+    if record.spec.frontend == "tmem":
+        # The module reads it when it is loaded, before its first session.
+        cmdline += f" kztmem.cleancache={int(record.spec.cleancache is not False)}"
     return Domain(
         lab=session.record.lab,
         guest=record.name,
@@ -107,12 +111,30 @@ def _domain(
         accelerator=session.record.accel or "tcg",
         kernel=image.kernel,
         initrd=initrd,
-        cmdline=f"{image.cmdline} kztlab.hostname={record.name}",
+        cmdline=cmdline,
         console_log=record.console,
         frontend=record.spec.frontend,
         disk=record.overlay,
         swap=swap,
     )
+
+
+def _swap(session: Session, record: GuestRecord, client: Client | None) -> Swap | None:
+    """What the guest swaps to, as far as the hypervisor has a part in it."""
+    match record.spec.frontend:
+        case "disk" | "zswap":
+            return DiskSwap(_raw(session, record.swap, record.spec.swap))
+        case "nbd" if client is not None:
+            return NbdSwap(client.nbd)
+        case "relay" if client is not None:
+            return RelayPorts(client.relay, client.ctl)
+        case "vhost-user-blk" if client is not None:
+            return VhostSwap(client.vhost)
+        case "tmem" if client is not None:
+            disk = DiskSwap(_raw(session, record.swap, record.spec.swap))
+            return TmemSwap(disk, client.tmem, client.ctl)
+        case _:
+            return None
 
 
 def _overlay(session: Session, path: Path, base: Path) -> None:

@@ -52,7 +52,7 @@ class GuestRecord(_Record):
 
     @property
     def swap(self) -> Path:
-        """The raw file behind the frontend `disk`."""
+        """The raw file behind a swap device that the store does not keep."""
         return self.folder / "swap.raw"
 
 

@@ -59,6 +59,8 @@ class Plots:
             charts.append(self._traffic(guest))
             charts += [self._stored(guest), self._ratio(guest)] if guest.client else []
             charts += [] if guest.client else [self._swap_in_use(guest)]
+        if guest.ephemeral is not None:
+            charts.append(self._cache(guest))
         return [*charts, self._pressure(guest), self._processor(guest)]
 
     # --- all guests
@@ -166,6 +168,24 @@ class Plots:
             color = self.color(guest) if name == "out" else INK
             chart.line(name, rate, color, filled=name == "out", hover="%{y:,.0f}")
         self._mark_gaps(chart, self._guests[guest.name])
+        return chart
+
+    def _cache(self, guest: GuestResult) -> Chart:
+        chart = self._chart(
+            "Cached pages of files",
+            "Clean pages that the guest's kernel puts into ephemeral pools, pages that it asks for"
+            " there, and those it finds (hits), per second.",
+            "pages/s",
+            guest,
+        )
+        for name, key, color in (
+            ("puts", "puts", self.color(guest)),
+            ("gets", "gets", QUIET),
+            ("hits", "get_hits", INK),
+        ):
+            pages = client_series(self._store, guest.client or "", key, self._interval, "ephemeral")
+            chart.line(name, pages.rate(), color, filled=name == "puts", hover="%{y:,.0f}")
+        self._mark_gaps(chart, self._store)
         return chart
 
     def _stored(self, guest: GuestResult) -> Chart:

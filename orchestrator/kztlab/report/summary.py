@@ -79,6 +79,17 @@ class Traffic(Result):
         return self.agreement is not None and abs(self.agreement - 1) > 0.05
 
 
+class PoolTraffic(Result):
+    """What a guest's kernel asked of pools of a kind while workloads ran, in pages."""
+
+    puts: int | None
+    gets: int | None
+    get_hits: int | None = Field(description="Gets that found their page.")
+    flushes: int | None
+    failed_puts: int | None = Field(description="Refused puts.")
+    evicted: int | None = Field(description="Pages that had to give way to others.")
+
+
 class GuestResult(Result):
     """One guest."""
 
@@ -102,6 +113,12 @@ class GuestResult(Result):
     )
     over_reservation_pages: int | None = Field(
         default=None, description="Of these: refused for what other guests have reserved."
+    )
+    persistent: PoolTraffic | None = Field(
+        default=None, description="With frontend `tmem`: swapped pages."
+    )
+    ephemeral: PoolTraffic | None = Field(
+        default=None, description="With frontend `tmem`: clean pages of files."
     )
     load_pages: int = Field(description="Pages its workloads filled.")
     out: Traffic
@@ -233,15 +250,19 @@ def arena_series(store: Sequence[Sample], key: str, interval: float) -> Series:
     return extract(store, lambda sample: sample["status"]["arena"][key], interval)
 
 
-def client_series(store: Sequence[Sample], client: str, key: str, interval: float) -> Series:
-    """A figure of one client over time: ``stored_pages`` and such, or one of its ``counters``."""
+def client_series(
+    store: Sequence[Sample], client: str, key: str, interval: float, pools: str | None = None
+) -> Series:
+    """A figure of one client over time: ``stored_pages`` and such, or one of its ``counters``; of
+    its ``persistent`` or ``ephemeral`` pools alone if `pools` says so."""
 
     def value(sample: Sample) -> float:
         clients = sample["status"]["clients"]
         found = next((each for each in clients if each["name"] == client), None)
         if found is None:  # not added yet, or removed already
             return 0.0
-        return float(found[key] if key in found else found["counters"][key])
+        figures = found if pools is None else found[pools]
+        return float(figures[key] if key in figures else figures["counters"][key])
 
     return extract(store, value, interval)
 
@@ -258,20 +279,29 @@ def _guest(
     windows: list[Window] = [(each.started, each.ended) for each in ran.workloads]
     if not windows and samples:  # a guest without workloads: all of the time it was watched
         windows = [(samples[0]["mono"], samples[-1]["mono"])]
+    # A tmem guest's device is empty: what it swaps is in persistent pools, and no more than that.
+    swapped_to = "persistent" if guest.spec.frontend == "tmem" else None
     traffic = {}
     for ours, theirs in (("pswpout", "puts"), ("pswpin", "gets")):
         swapped = vmstat_series(samples, ours, interval) if guest.spec.swap_size else Series([], [])
         counted = (
-            client_series(store, ran.client, theirs, interval) if ran.client else Series([], [])
+            client_series(store, ran.client, theirs, interval, swapped_to)
+            if ran.client
+            else Series([], [])
         )
         traffic[ours] = Traffic(
             guest=_whole(swapped.increase(windows)), store=_whole(counted.increase(windows))
         )
 
-    def refused(key: str) -> int | None:
+    def counted_pages(key: str, pools: str | None) -> int | None:
         if ran.client is None:
             return None
-        return _whole(client_series(store, ran.client, key, interval).increase(windows))
+        return _whole(client_series(store, ran.client, key, interval, pools).increase(windows))
+
+    def pool_traffic(pools: str) -> PoolTraffic | None:
+        if guest.spec.frontend != "tmem":
+            return None
+        return PoolTraffic(**{key: counted_pages(key, pools) for key in PoolTraffic.model_fields})
 
     pages, size, ratio = _stored(store, ran.client, interval)
     return GuestResult(
@@ -286,9 +316,11 @@ def _guest(
         stored_pages=pages,
         stored_bytes=size,
         ratio=ratio,
-        refused_pages=refused("failed_puts"),
-        over_cap_pages=refused("over_cap"),
-        over_reservation_pages=refused("over_reservation"),
+        refused_pages=counted_pages("failed_puts", swapped_to),
+        over_cap_pages=counted_pages("over_cap", swapped_to),
+        over_reservation_pages=counted_pages("over_reservation", swapped_to),
+        persistent=pool_traffic("persistent"),
+        ephemeral=pool_traffic("ephemeral"),
         load_pages=sum(workload.pages or 0 for workload in ran.workloads),
         out=traffic["pswpout"],
         into=traffic["pswpin"],

@@ -87,7 +87,7 @@ def _swap_fits(cluster: Cluster) -> Iterator[Finding]:
     store = cluster.store
     if store.socket is not None or store.overcommit:
         return
-    swap = sum(guest.spec.swap for guest in cluster.expanded() if guest.spec.uses_store)
+    swap = sum(guest.spec.swap for guest in cluster.expanded() if guest.spec.relies_on_store)
     # That pages shrink on the disk as well is a reserve.
     room = store.memory * store.ratio + (store.spill or 0)
     if swap > room:

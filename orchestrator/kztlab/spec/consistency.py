@@ -46,6 +46,11 @@ def contradictions(
             message = f"{format_size(limit)} is more than the guest's {format_size(spec.memory)}"
             path = ("guests", name, "workload_memory_max")
             yield Finding(path, message, "memory.max must be below the guest's memory")
+        if spec.cleancache is not None and spec.frontend != "tmem":
+            message = f"frontend {spec.frontend!r} has no cleancache"
+            yield Finding(
+                ("guests", name, "cleancache"), message, "use frontend tmem, or leave it out"
+            )
         if spec.cap is not None and (spec.reservation or 0) > spec.cap:
             message = f"{format_size(spec.reservation or 0)} is more than the guest's cap"
             hint = f"at most its cap of {format_size(spec.cap)}"

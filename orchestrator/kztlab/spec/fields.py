@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 NAME_PATTERN = "^[a-z][a-z0-9-]{0,30}$"
-PLANNED_FRONTENDS = ("tmem", "zswap")
 
 _IMAGE_PATTERN = "^[a-z0-9][a-z0-9._-]{0,62}$"
 _DEDUP_PATTERN = r"^(off|client|domain:[!-~]{1,32})$"
@@ -87,19 +86,13 @@ def lasting(low: float, high: float) -> AfterValidator:
     return AfterValidator(bounded)
 
 
-def _choice(what: str, built: Sequence[str], planned: Sequence[str] = ()) -> BeforeValidator:
+def _choice(what: str, choices: Sequence[str]) -> BeforeValidator:
     def known(value: object) -> object:
-        if not isinstance(value, str) or value in built:
+        if not isinstance(value, str) or value in choices:
             return value
-        if value in planned:
-            raise error("planned", f"{what} {value!r} is not built yet", f"use {_listed(built)}")
-        raise error("choice", f"unknown {what} {value!r}", suggest(value, built))
+        raise error("choice", f"unknown {what} {value!r}", suggest(value, choices))
 
     return BeforeValidator(known)
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]])
 
 
 def _matching(what: str, pattern: str, hint: str) -> Callable[[str], str]:
@@ -172,11 +165,10 @@ AbsolutePath = Annotated[
     str, *_text("an absolute path", r"^/[^\x00-\x1f]*$", "it starts with a slash")
 ]
 Frontend = Annotated[
-    Literal["auto", "nbd", "relay", "vhost-user-blk", "disk", "zram", "none"],
+    Literal["auto", "nbd", "relay", "vhost-user-blk", "tmem", "disk", "zram", "zswap", "none"],
     _choice(
         "frontend",
-        ("auto", "nbd", "relay", "vhost-user-blk", "disk", "zram", "none"),
-        PLANNED_FRONTENDS,
+        ("auto", "nbd", "relay", "vhost-user-blk", "tmem", "disk", "zram", "zswap", "none"),
     ),
 ]
 Persistent = Annotated[

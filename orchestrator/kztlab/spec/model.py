@@ -104,7 +104,6 @@ class GuestSpec(Section):
         description="How many such guests. Two guests `web` are named `web-1` and `web-2`; "
         "a single one keeps its plain name. 1 to 64.",
     )
-    image: Image = Field(default="debian-trixie", description="Image to boot.")
     memory: Annotated[Size, sized(64 * MIB, 16 * TIB, unit=MIB)] = Field(
         default=192 * MIB, description="The guest's RAM, whole MiB. At least 64MiB."
     )
@@ -116,9 +115,21 @@ class GuestSpec(Section):
         description="Where the guest swaps to. `nbd`: the page store, through QEMU's NBD client; "
         "`relay`: the same store, through kzt-agent in the guest and a virtio-serial port; "
         "`vhost-user-blk`: the same store, which serves the guest's virtio queues itself; "
-        "`auto`: the last of these if the host's QEMU can do that, else `nbd`. "
+        "`auto`: the last of these if the host's QEMU can do that, else `nbd`; "
+        "`tmem`: the same store, which the guest's kernel asks itself, for a swap device on the "
+        "host that takes what the store refuses. "
         "The others are baselines to compare with: `disk`: a file on the host; `zram`: compressed "
-        "memory of the guest's own; `none`: no swap.",
+        "memory of the guest's own; `zswap`: such memory in front of `disk`; `none`: no swap.",
+    )
+    image: Image = Field(
+        default="debian-trixie",
+        description="Image to boot. With frontend `tmem` or `zswap`, by default "
+        "`debian-trixie-tmem`, whose kernel has them.",
+    )
+    cleancache: bool | None = Field(
+        default=None,
+        description="With frontend `tmem`: whether the store also gets clean pages of files that "
+        "the guest has no memory for. By default it does.",
     )
     swap: Annotated[Size, sized(MIB, _MAX_SWAP, unit=_PAGE)] = Field(
         default=GIB,
@@ -153,6 +164,13 @@ class GuestSpec(Section):
         default=300.0, description="How long the guest may take until it is ready. 1s to 24h."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_kernel_for_its_frontend(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("frontend") in {"tmem", "zswap"}:
+            return {"image": "debian-trixie-tmem"} | data
+        return data
+
     @property
     def swap_size(self) -> int:
         """Bytes of swap the guest has."""
@@ -161,7 +179,12 @@ class GuestSpec(Section):
     @property
     def uses_store(self) -> bool:
         """Whether the guest swaps into the page store."""
-        return self.frontend in {"auto", "nbd", "relay", "vhost-user-blk"}
+        return self.frontend in {"auto", "nbd", "relay", "vhost-user-blk", "tmem"}
+
+    @property
+    def relies_on_store(self) -> bool:
+        """Whether the guest has nowhere else to swap to when the store is full."""
+        return self.uses_store and self.frontend != "tmem"
 
 
 class AnonSpec(Section):

@@ -15,7 +15,7 @@ guests:
   web:
     count: 2                # web-1 and web-2
     memory: 192MiB
-    frontend: nbd           # or vhost-user-blk, relay; baselines: disk, zram, none
+    frontend: nbd           # or vhost-user-blk, relay, tmem; baselines: disk, zram, zswap, none
     swap: 384MiB
 
 # All workloads start once every guest is ready.

@@ -44,6 +44,8 @@ class Client:
     """Socket for the virtio-serial port through which the guest's agent reaches the same device."""
     vhost: Path
     """Socket of a vhost-user block device: the same device, out of the guest's memory."""
+    tmem: Path
+    """Socket for the port through which the guest's kernel asks for pools of its own."""
     ctl: Path
     """Socket for the port that takes the agent's reports."""
 
@@ -145,5 +147,5 @@ class StoreClient:
 
 
 def _client(content: dict[str, Any]) -> Client:
-    sockets = {kind: Path(str(content[kind])) for kind in ("nbd", "relay", "vhost", "ctl")}
+    sockets = {kind: Path(str(content[kind])) for kind in ("nbd", "relay", "vhost", "tmem", "ctl")}
     return Client(str(content["name"]), int(content["swap_bytes"]), **sockets)

@@ -8,7 +8,15 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from kztlab.hypervisor import DiskSwap, Domain, GuestState, NbdSwap, RelayPorts, VhostSwap
+from kztlab.hypervisor import (
+    DiskSwap,
+    Domain,
+    GuestState,
+    NbdSwap,
+    RelayPorts,
+    TmemSwap,
+    VhostSwap,
+)
 from kztlab.hypervisor.xml import NAMESPACE, domain_xml, qemu_arguments, read_metadata
 
 NASTY = Path("/x/<&\"'>,=é")
@@ -107,6 +115,21 @@ def test_relay_has_two_ports_that_find_the_store_again_and_no_disk() -> None:
         reconnect = source.find("reconnect")
         assert reconnect is not None
         assert reconnect.attrib == {"enabled": "yes", "timeout": "1"}
+
+
+def test_tmem_has_two_ports_and_a_disk_for_what_the_store_refuses() -> None:
+    disk = DiskSwap(NASTY / "swap.raw")
+    domain = replace(DOMAIN, swap=TmemSwap(disk, NASTY / "tmem.sock", NASTY / "ctl.sock"))
+    assert devices(domain) == devices(replace(DOMAIN, swap=disk))
+    channels = tree(domain).findall("devices/channel")
+    ports = [
+        (channel.find("target").get("name"), channel.find("source").get("path"))  # type: ignore[union-attr]
+        for channel in channels
+    ]
+    assert ports == [
+        ("org.kztlab.tmem.0", str(NASTY / "tmem.sock")),
+        ("org.kztlab.ctl.0", str(NASTY / "ctl.sock")),
+    ]
 
 
 def test_queues_that_the_store_serves_need_shared_memory_and_find_the_store_again() -> None:

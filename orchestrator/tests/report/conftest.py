@@ -35,7 +35,7 @@ lab: made-up
 store: {memory: 512MiB, overcommit: true}
 guests:
   web: {count: 2}
-  db: {memory: 256MiB}
+  db: {memory: 256MiB, frontend: tmem}
   base: {frontend: disk}
 workloads:
   - {name: fill, on: [web, db, base], anon: {size: 300MiB, passes: 2}}
@@ -74,6 +74,22 @@ def guest_sample(time: float, guest: int) -> dict[str, Any]:
 def client(time: float, name: str, guest: int) -> dict[str, Any]:
     puts = swapped_out(time, guest)
     stored = min(puts, 50_000)
+    swap = {
+        "puts": puts,
+        "gets": int(puts * 0.7),
+        "get_hits": int(puts * 0.7),
+        "flushes": puts // 3,
+        "flush_found": puts // 4,
+        "failed_puts": puts // 100 if name == "web-2" else 0,
+        "over_cap": puts // 200 if name == "web-2" else 0,
+        "over_reservation": puts // 400 if name == "web-2" else 0,
+        "evicted": 0,
+        "crc_errors": 0,
+    }
+    # The one with tmem has files, too.
+    cached = dict.fromkeys(swap, 0)
+    if name == "db":
+        cached |= {"puts": 2 * puts, "gets": puts, "get_hits": puts // 2, "evicted": puts // 4}
     return {
         "name": name,
         "swap_bytes": 1024 * MIB,
@@ -84,17 +100,9 @@ def client(time: float, name: str, guest: int) -> dict[str, Any]:
         "same_filled_pages": stored // 10,
         "spilled_bytes": 0,
         "raw_pages": stored // 50,
-        "counters": {
-            "puts": puts,
-            "gets": int(puts * 0.7),
-            "get_hits": int(puts * 0.7),
-            "flushes": puts // 3,
-            "flush_found": puts // 4,
-            "failed_puts": puts // 100 if name == "web-2" else 0,
-            "over_cap": puts // 200 if name == "web-2" else 0,
-            "over_reservation": puts // 400 if name == "web-2" else 0,
-            "crc_errors": 0,
-        },
+        "counters": {key: count + cached[key] for key, count in swap.items()},
+        "persistent": {"stored_pages": stored, "counters": swap},
+        "ephemeral": {"stored_pages": 0, "counters": cached},
         "latency": {
             "put": {"count": puts, "p50_us": 5.1, "p99_us": 22.4, "p999_us": 81.0},
             "get": {"count": puts // 2, "p50_us": 3.2, "p99_us": 14.9, "p999_us": 60.2},

@@ -66,6 +66,19 @@ def test_both_ends_count_alike(summarized: Callable[..., Summary]) -> None:
     assert web.load_pages == 76_800
 
 
+def test_swapped_and_cached_pages_of_a_tmem_guest_are_told_apart(
+    summarized: Callable[..., Summary],
+) -> None:
+    web, _, db, _ = summarized().guests
+    assert (web.persistent, web.ephemeral) == (None, None)
+    assert db.persistent is not None
+    assert db.ephemeral is not None
+    assert (db.out.store, db.out.agreement) == (76_800, 1.0)
+    assert (db.persistent.puts, db.persistent.get_hits) == (76_800, 53_760)
+    assert (db.ephemeral.puts, db.ephemeral.gets) == (153_600, 76_800)
+    assert (db.ephemeral.get_hits, db.ephemeral.evicted) == (38_400, 19_200)
+
+
 def test_ends_that_count_differently_are_told_apart() -> None:
     assert not Traffic(guest=1000, store=1049).disagrees
     assert Traffic(guest=1000, store=900).disagrees
@@ -130,7 +143,7 @@ def test_the_table_is_aligned_lines_where_there_is_no_terminal(
         "guest  frontend  workloads          bad      pages out      pages in  stored   MiB  ratio",
         "web-1  nbd       fill ok 59.5s        0  76,800 (100%)  53,760 (70%)  50,000  65.1   3.00",
         "web-2  nbd       fill ok 59.5s        0  76,800 (100%)  53,760 (70%)  50,000  48.8   4.00",
-        "db     nbd       fill FAILED 59.5s    3  76,800 (100%)  53,760 (70%)  50,000  39.1   5.00",
+        "db     tmem      fill FAILED 59.5s    3  76,800 (100%)  53,760 (70%)  50,000  39.1   5.00",
         "base   disk      fill ok 59.5s        0  76,800 (100%)  53,760 (70%)       -     -      -",
     ]
 

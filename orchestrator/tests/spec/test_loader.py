@@ -164,7 +164,7 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
             "lab: q\nguests: {a: {frontend: floppy}}",
             (
                 "2:24: guests.a.frontend: unknown frontend 'floppy'"
-                " (known: auto, nbd, relay, vhost-user-blk, disk, zram, none)"
+                " (known: auto, nbd, relay, vhost-user-blk, tmem, disk, zram, zswap, none)"
             ),
         ),
         (
@@ -213,12 +213,16 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
                 " (at most its cap of 2MiB)"
             ),
         ),
-        # --- not built yet
+        # --- frontends
         (
-            "lab: q\nguests: {a: {frontend: tmem}}",
+            "lab: q\nguests: {a: {frontend: tmen}}",
+            "2:24: guests.a.frontend: unknown frontend 'tmen' (did you mean 'tmem'?)",
+        ),
+        (
+            "lab: q\nguests: {a: {cleancache: false}}",
             (
-                "2:24: guests.a.frontend: frontend 'tmem' is not built yet"
-                " (use auto, nbd, relay, vhost-user-blk, disk, zram or none)"
+                "2:26: guests.a.cleancache: frontend 'nbd' has no cleancache"
+                " (use frontend tmem, or leave it out)"
             ),
         ),
         (

@@ -225,3 +225,21 @@ def test_a_program_cannot_build_a_contradiction_either() -> None:
 def test_a_guest_without_a_swap_device_has_no_swap() -> None:
     assert GuestSpec(frontend="none").swap_size == 0
     assert GuestSpec(frontend="disk").swap_size == GIB
+
+
+def test_a_frontend_that_needs_a_kernel_of_its_own_has_an_image_with_it() -> None:
+    images = {
+        frontend: GuestSpec.model_validate({"frontend": frontend}).image
+        for frontend in ("nbd", "disk", "zram", "tmem", "zswap")
+    }
+    assert {name for name, image in images.items() if image == "debian-trixie-tmem"} == {
+        "tmem",
+        "zswap",
+    }
+    assert GuestSpec(frontend="tmem", image="mine").image == "mine"
+
+
+def test_a_guest_that_has_a_disk_besides_does_not_rely_on_the_store() -> None:
+    assert GuestSpec(frontend="tmem").uses_store
+    assert not GuestSpec(frontend="tmem").relies_on_store
+    assert GuestSpec(frontend="nbd").relies_on_store
