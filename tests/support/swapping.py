@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,12 +37,16 @@ class Swapper:
     guest: str
 
     @contextmanager
-    def loading(self, size: str, passes: int = 1, content: str = "mixed") -> Iterator[Load]:
-        """A load that runs meanwhile, where workloads do."""
-        command = (
-            f"echo $$ >{WORKLOAD_GROUP}/cgroup.procs && exec kzt-load anon"
-            f" --size={size} --passes={passes} --content={content} --json"
-        )
+    def loading(
+        self, size: str, passes: int = 1, content: str = "mixed", seconds: int | None = None
+    ) -> Iterator[Load]:
+        """A load that runs meanwhile, where workloads do; killed after so many seconds."""
+        load = f"kzt-load anon --size={size} --passes={passes} --content={content} --json"
+        if seconds:  # a shell stays, to tell a kill by an exit code
+            load = f"timeout --foreground -s KILL {seconds} {load} || exit $?"
+        else:
+            load = f"exec {load}"
+        command = f"echo $$ >{WORKLOAD_GROUP}/cgroup.procs && {load}"
         with self.kztlab.start("exec", f"{self.lab}/{self.guest}", "--", command) as started:
             yield Load(started)
 
@@ -93,6 +98,12 @@ class Load:
     @property
     def running(self) -> bool:
         return self._started.process.poll() is None
+
+    def killed(self) -> bool:
+        """Whether it was killed, by its limit or by the kernel for want of memory."""
+        code, stdout, stderr = self._started.end()
+        print(f"exit code {code}: {stdout}{stderr}")  # a failed test shows it
+        return code == 128 + signal.SIGKILL
 
     def report(self) -> dict[str, Any]:
         """Its report, once it has ended well."""
