@@ -72,6 +72,10 @@ def test_paths_with_markup_survive() -> None:
     assert devices(DOMAIN)["nbd"]["server"] == {"type": "unix", "path": str(NASTY / "nbd.sock")}
 
 
+def test_a_timer_that_is_late_is_no_panic() -> None:
+    assert "no_timer_check" in tree(DOMAIN).findtext("os/cmdline", "").split()
+
+
 def test_panic_ends_the_domain() -> None:
     root = tree(DOMAIN)
     assert root.findtext("os/cmdline", "").split()[-1] == "panic=-1"
