@@ -5,7 +5,7 @@
  *
  *   store PAGES [FAULT]
  *
- * FAULT: refuse (every second put), twice (each reply), late (after 50 ms), stale
+ * FAULT: refuse (every second put), twice (each reply), late (after 2 ms), stale
  * (old content of persistent and cached pages), lost (a page in 64 is not found),
  * silent (after 5000 frames, once), torn (half a reply, once in 5000 frames).
  */
@@ -169,7 +169,7 @@ static void reply(int device, const struct kztmem_header *request, int32_t statu
 	header->crc = 0;
 	header->crc = frame_crc(header);
 	if (is("late"))
-		usleep(50000);
+		usleep(2000);
 	if (is("silent") && frames == 5000)
 		return;
 	if (is("torn") && frames % 5000 == 0)

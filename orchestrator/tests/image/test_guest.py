@@ -64,9 +64,15 @@ class Machine:
                 pass
 
 
-@pytest.fixture(scope="session")
-def image() -> Image:
-    return ensure("debian-trixie", Places.default(), lambda _step, _seconds: None)
+@pytest.fixture(
+    scope="session",
+    params=[
+        "debian-trixie",
+        pytest.param("debian-trixie-tmem", marks=pytest.mark.timeout(2400)),  # builds its kernel
+    ],
+)
+def image(request: pytest.FixtureRequest) -> Image:
+    return ensure(request.param, Places.default(), lambda _step, _seconds: None)
 
 
 @pytest.fixture
