@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.swapping import KILL_ALL, KILL_PUMP, Swapper, number
+from tests.support.swapping import KILL_ALL, KILL_PUMP, PAGES_BETWEEN, Swapper, number
 
 from kztlab.hypervisor import Hypervisor
 from kztlab.lab import processes
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 KILLS = number("KZTLAB_KILLS", 4)
 PASSES = 2 + KILLS // 4
 RESTARTS = number("KZTLAB_RESTARTS", 4)
-PAGES_BETWEEN = 1500
-"""Pages that the store takes between two kills, so that all fall into a session and the load."""
 LONG = 8.0
 """Seconds: longer than nbd's time-out."""
 
@@ -81,13 +79,7 @@ def test_the_agent_needs_little_memory_and_allocates_none_of_it_later(guest: Swa
 @pytest.mark.fault
 def test_no_page_is_lost_with_the_agent(guest: Swapper) -> None:
     before = sessions(guest)
-    with guest.loading("300MiB", passes=PASSES) as load:
-        for kill in range(KILLS):
-            # What the store has taken since the last kill came in a session begun since then.
-            guest.wait_more(load, PAGES_BETWEEN)
-            # Every fourth time its supervisor, and whoever stands by, die with it.
-            guest.run(KILL_ALL if kill % 4 == 3 else KILL_PUMP)
-        load.report()
+    guest.kill_agents(KILLS, PASSES)
     assert sessions(guest) >= before + KILLS
 
 
@@ -128,8 +120,9 @@ def test_an_agent_that_starts_again_and_again_loses_nothing(guest: Swapper) -> N
         for _ in range(RESTARTS):
             now = sessions(guest)
             guest.run(KILL_PUMP)
-            while sessions(guest) == now:
-                time.sleep(0.05)
+            for _ in load.statuses():
+                if sessions(guest) > now:
+                    break
         assert load.running
         # What was not verified in all that time is now.
         guest.wait_more(load, PAGES_BETWEEN)

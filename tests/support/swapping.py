@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from kztlab.errors import HostUnable
 from kztlab.guest import WORKLOAD_GROUP
 
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
 
 KILL_PUMP = "kill -KILL $(cat /run/kzt-agent.lock)"
 KILL_ALL = "pkill -KILL -x kzt-agent"
+
+PAGES_BETWEEN = 1500
+"""Pages that the store takes between two kills, so that all fall into a session and the load."""
+
+HANG_LIMIT = 30.0
+"""Seconds. A load that swaps, and of which the store sees no page for so long, hangs. Who is killed
+or stopped meanwhile costs a fraction of it, nbd's time-out and all."""
+
+
+class VerificationError(AssertionError):
+    """A load has found wrong pages, or gets none any more."""
 
 
 def number(variable: str, default: int) -> int:
@@ -48,7 +61,7 @@ class Swapper:
             load = f"exec {load}"
         command = f"echo $$ >{WORKLOAD_GROUP}/cgroup.procs && {load}"
         with self.kztlab.start("exec", f"{self.lab}/{self.guest}", "--", command) as started:
-            yield Load(started)
+            yield Load(started, self)
 
     def load(self, size: str, passes: int = 1) -> dict[str, Any]:
         """The report of a load that was left alone."""
@@ -75,25 +88,35 @@ class Swapper:
     def wait(self, load: Load, puts: int, but: set[int] | None = None) -> int:
         """Wait until the store's process, none of those given, has taken so many pages; that
         process."""
-        while True:
-            assert load.running, "the load ended too soon"
-            status = self.status()
+        for status in load.statuses():
             (client,) = (each for each in status["clients"] if each["name"] == self.guest)
             if status["pid"] not in (but or ()) and client["counters"]["puts"] >= puts:
                 pid: int = status["pid"]
                 return pid
-            time.sleep(0.02)
+        load.report()
+        pytest.fail("the load ended too soon")
 
     def wait_more(self, load: Load, puts: int) -> int:
         """The same from now on."""
         return self.wait(load, self.client()["counters"]["puts"] + puts)
 
+    def kill_agents(self, kills: int, passes: int) -> None:
+        """Kill the agent so often during a load; every fourth time its supervisor, and whoever
+        stands by, die with it."""
+        with self.loading("300MiB", passes) as load:
+            for kill in range(kills):
+                # What the store has taken since the last kill came in a session begun since then.
+                self.wait_more(load, PAGES_BETWEEN)
+                self.run(KILL_ALL if kill % 4 == 3 else KILL_PUMP)
+            load.report()
+
 
 class Load:
     """A load at work."""
 
-    def __init__(self, started: Started) -> None:
+    def __init__(self, started: Started, swapper: Swapper) -> None:
         self._started = started
+        self._swapper = swapper
 
     @property
     def running(self) -> bool:
@@ -105,14 +128,35 @@ class Load:
         print(f"exit code {code}: {stdout}{stderr}")  # a failed test shows it
         return code == 128 + signal.SIGKILL
 
+    def statuses(self) -> Iterator[dict[str, Any]]:
+        """What the store says, again and again until the load ends, as long as pages move."""
+        moved, since = None, time.monotonic()
+        while self.running:
+            status = self._swapper.status()
+            (client,) = (each for each in status["clients"] if each["name"] == self._swapper.guest)
+            now = (status["pid"], client["counters"]["puts"], client["counters"]["gets"])
+            if now != moved:
+                moved, since = now, time.monotonic()
+            elif time.monotonic() - since > HANG_LIMIT:
+                pid, puts, gets = now
+                raise VerificationError(
+                    f"no page has moved for {HANG_LIMIT:.0f} s: the store (process {pid})"
+                    f" still has {puts} puts and {gets} gets"
+                )
+            yield status
+            time.sleep(0.02)
+
     def report(self) -> dict[str, Any]:
         """Its report, once it has ended well."""
+        for _ in self.statuses():
+            time.sleep(0.5)
         code, stdout, stderr = self._started.end()
-        assert code == 0, stderr or stdout
+        assert stdout, f"exit code {code}: {stderr}"
         report: dict[str, Any] = json.loads(stdout)
         print(  # `pytest -rP` shows it
-            f"{report['pages']} pages, {report['bad_pages']} bad, {report['seconds']:.1f} s,"
-            f" longest access {report['longest_access_seconds']:.3f} s"
+            said := f"{report['pages']} pages, {report['bad_pages']} bad,"
+            f" {report['seconds']:.1f} s, longest access {report['longest_access_seconds']:.3f} s"
         )
-        assert (report["ok"], report["bad_pages"]) == (True, 0)
+        if code or not report["ok"] or report["bad_pages"]:
+            raise VerificationError(said)
         return report
