@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Kztlab
 
 KILLS = number("KZTLAB_KILLS", 4)
-PASSES = 2 + KILLS // 4
 RESTARTS = number("KZTLAB_RESTARTS", 4)
 LONG = 8.0
 """Seconds: longer than nbd's time-out."""
@@ -79,14 +78,14 @@ def test_the_agent_needs_little_memory_and_allocates_none_of_it_later(guest: Swa
 @pytest.mark.fault
 def test_no_page_is_lost_with_the_agent(guest: Swapper) -> None:
     before = sessions(guest)
-    guest.kill_agents(KILLS, PASSES)
+    guest.kill_agents(KILLS)
     assert sessions(guest) >= before + KILLS
 
 
 @pytest.mark.fault
 def test_no_page_is_lost_with_the_store(guest: Swapper) -> None:
     killed: set[int] = set()
-    with guest.loading("300MiB", passes=PASSES) as load:
+    with guest.loading("300MiB", again=True) as load:
         for _ in range(KILLS):
             # Counters begin anew with each process.
             pid = guest.wait(load, PAGES_BETWEEN, but=killed)
@@ -99,13 +98,13 @@ def test_no_page_is_lost_with_the_store(guest: Swapper) -> None:
 @pytest.mark.fault
 def test_no_page_is_lost_with_both(guest: Swapper) -> None:
     killed: set[int] = set()
-    with guest.loading("300MiB", passes=PASSES) as load:
+    with guest.loading("300MiB", again=True) as load:
         for kill in range(KILLS):
             pid = guest.wait(load, PAGES_BETWEEN, but=killed)
             # Either is away when the other one comes back.
             if kill % 2:
                 os.kill(pid, signal.SIGKILL)
-            guest.run(KILL_ALL if kill % 4 == 3 else KILL_PUMP)
+            guest.run(KILL_ALL if kill % 4 == 3 else KILL_PUMP, load)
             if kill % 2 == 0:
                 os.kill(pid, signal.SIGKILL)
             killed.add(pid)
@@ -116,10 +115,10 @@ def test_no_page_is_lost_with_both(guest: Swapper) -> None:
 @pytest.mark.fault
 def test_an_agent_that_starts_again_and_again_loses_nothing(guest: Swapper) -> None:
     before = sessions(guest)
-    with guest.loading("240MiB", passes=RESTARTS) as load:
+    with guest.loading("240MiB", again=True) as load:
         for _ in range(RESTARTS):
             now = sessions(guest)
-            guest.run(KILL_PUMP)
+            guest.run(KILL_PUMP, load)
             for _ in load.statuses():
                 if sessions(guest) > now:
                     break

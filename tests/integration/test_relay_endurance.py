@@ -34,20 +34,6 @@ guests:
 LONGEST_ACCESS = 10.0
 """Seconds. Not speed but liveness: what takes longer would soon be a hang."""
 
-# More than the guest's memory goes through its page cache, written by one and read by the other.
-PREPARE = """\
-rm -f /root/enough
-dd if=/dev/zero of=/root/clean bs=64k count=4096 2>/dev/null && sync"""
-FILES = """\
-until [ -e /root/enough ]; do
-    dd if=/dev/zero of=/root/dirty bs=64k count=4096 conv=notrunc 2>/dev/null && echo written
-done &
-until [ -e /root/enough ]; do
-    cat /root/clean >/dev/null && echo read
-done
-wait"""
-ENOUGH = "touch /root/enough"
-
 
 @pytest.fixture(scope="module")
 def lab(kztlab: Kztlab) -> Iterator[Kztlab]:
@@ -76,11 +62,5 @@ def test_every_page_comes_back_beside_files(lab: Kztlab, group: str) -> None:
     """The kernel has dirty and clean file pages to reclaim, too: within the load's limit, and with
     nothing but the guest's memory to bound them."""
     swapper = Swapper(lab, "endurance", "one")
-    swapper.run(PREPARE)
-    script = f"echo $$ >{group}/cgroup.procs\n{FILES}"
-    with lab.start("exec", "endurance/one", "--", script) as files:
+    with swapper.files(group):
         rounds(swapper, (ROUNDS + 1) // 2)
-        swapper.run(ENOUGH)
-        code, said, stderr = files.end()
-    assert code == 0, stderr
-    assert {"written", "read"} <= set(said.split())
