@@ -44,7 +44,7 @@ PAGES_BETWEEN = 1500
 ENOUGH = "/run/enough-loads"
 """While a guest has no such file its load begins again when it has ended."""
 
-HANG_LIMIT = 30.0
+HANG_LIMIT = 60.0
 """Seconds. A load that swaps, and of which the store sees no page for so long, hangs. Who is killed
 or stopped meanwhile costs a fraction of it, nbd's time-out and all."""
 
@@ -161,6 +161,7 @@ class Load:
         self._started = started
         self._swapper = swapper
         self._again = again
+        self._begun = False
 
     @property
     def running(self) -> bool:
@@ -173,15 +174,17 @@ class Load:
         return code == 128 + signal.SIGKILL
 
     def statuses(self) -> Iterator[dict[str, Any]]:
-        """What the store says, again and again until the load ends, as long as pages move."""
-        moved, since = None, time.monotonic()
+        """What the store says, again and again until the load ends, as long as pages move; the
+        first ones may take any time."""
+        last, since = None, time.monotonic()
         while self.running:
             status = self._swapper.status()
             (client,) = (each for each in status["clients"] if each["name"] == self._swapper.guest)
             now = (status["pid"], client["counters"]["puts"], client["counters"]["gets"])
-            if now != moved:
-                moved, since = now, time.monotonic()
-            elif time.monotonic() - since > HANG_LIMIT:
+            if now != last:
+                self._begun = self._begun or last is not None
+                last, since = now, time.monotonic()
+            elif self._begun and time.monotonic() - since > HANG_LIMIT:
                 pid, puts, gets = now
                 raise VerificationError(
                     f"no page has moved for {HANG_LIMIT:.0f} s: the store (process {pid})"
