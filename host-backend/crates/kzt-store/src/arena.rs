@@ -155,6 +155,8 @@ impl Arena {
 
     /// Reads the word at `offset`, seeing everything that was written before it was published.
     pub(crate) fn load(&self, offset: u64) -> u64 {
+        #[cfg(feature = "shuttle")]
+        crate::sync::point();
         self.word(offset)
             .map_or(0, |word| word.load(Ordering::Acquire))
     }
@@ -162,6 +164,8 @@ impl Arena {
     /// Publishes a word: a process that dies right after has published all it wrote before.
     #[cfg_attr(feature = "crash-points", track_caller)]
     pub(crate) fn store(&self, offset: u64, value: u64) {
+        #[cfg(feature = "shuttle")]
+        crate::sync::point();
         if let Some(word) = self.word(offset) {
             self.set(word, value, Ordering::Release);
         }
@@ -174,6 +178,7 @@ impl Arena {
         expect(clippy::unused_self, reason = "only the tests' journal asks where")
     )]
     fn set(&self, word: &AtomicU64, value: u64, order: Ordering) {
+        interrupt(word);
         word.store(value, order);
         #[cfg(test)]
         journal::add(ptr::from_ref(word).addr() - self.base.addr().get(), value);
@@ -185,18 +190,14 @@ impl Arena {
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) {
         let words = self.span(offset, out.len());
         for (bytes, word) in out.chunks_exact_mut(size_of::<u64>()).zip(words) {
-            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            bytes.copy_from_slice(&peek(word).to_ne_bytes());
         }
     }
 
     /// Whether the bytes at `offset`, a multiple of 8, are these.
     pub(crate) fn holds(&self, offset: u64, bytes: &[u8]) -> bool {
         let words = self.span(offset, bytes.len());
-        let same = |(word, bytes): (&AtomicU64, &[u8])| {
-            word.load(Ordering::Relaxed)
-                .to_ne_bytes()
-                .starts_with(bytes)
-        };
+        let same = |(word, bytes): (&AtomicU64, &[u8])| peek(word).to_ne_bytes().starts_with(bytes);
         words.len() == bytes.len().div_ceil(size_of::<u64>())
             && words.iter().zip(bytes.chunks(size_of::<u64>())).all(same)
     }
@@ -226,7 +227,7 @@ impl Arena {
     pub(crate) fn copy(&self, from: u64, to: u64, bytes: usize) {
         let words = self.span(from, bytes).iter().zip(self.span(to, bytes));
         for (from, to) in words {
-            self.set(to, from.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.set(to, peek(from), Ordering::Relaxed);
         }
     }
 
@@ -250,6 +251,8 @@ impl Arena {
     }
 
     fn allocate(&self, offset: u64) -> io::Result<()> {
+        #[cfg(feature = "shuttle")]
+        crate::sync::point();
         retry_on_intr(|| {
             rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, EXTENT)
         })?;
@@ -276,6 +279,8 @@ impl Arena {
 
     /// Gives the blocks of an extent back to the host.
     pub(crate) fn punch(&self, offset: u64) -> io::Result<()> {
+        #[cfg(feature = "shuttle")]
+        crate::sync::point();
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         retry_on_intr(|| rustix::fs::fallocate(&self.file, flags, offset, EXTENT))?;
         #[cfg(feature = "crash-points")]
@@ -311,6 +316,25 @@ impl Arena {
             rustix::mm::mlock_with(self.base.as_ptr().cast(), self.bytes, MlockFlags::ONFAULT)
         }?;
         Ok(())
+    }
+}
+
+/// A load that is one of many.
+fn peek(word: &AtomicU64) -> u64 {
+    interrupt(word);
+    word.load(Ordering::Relaxed)
+}
+
+/// Long copies can be interrupted here and there: at each word the others' turns would be lost among
+/// those of the copies.
+#[cfg_attr(
+    not(feature = "shuttle"),
+    expect(unused_variables, reason = "no scheduler")
+)]
+fn interrupt(word: &AtomicU64) {
+    #[cfg(feature = "shuttle")]
+    if ptr::from_ref(word).addr() % 1024 == 0 {
+        crate::sync::point();
     }
 }
 

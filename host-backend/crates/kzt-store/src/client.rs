@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A client: its pools, and what the host has settled for it.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::codec::Codec;
 use crate::dedup::{Dedup, Domain};
@@ -12,6 +12,8 @@ use crate::lock;
 use crate::pool::{Pool, PoolStats};
 use crate::shared::SharedPools;
 use crate::space::{Held, Space};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::table::{DEVICE, Description, Kind, Uuid};
 use crate::tmem::MAX_POOLS;
 

@@ -13,16 +13,16 @@
 )]
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError,
-};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, TryLockError};
 
 use crate::arena::Arena;
 use crate::entry::Entry;
 use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT, EXTENT_FRAMES, FRAME};
 use crate::lock;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// No frame or extent: the end of a list.
 pub(crate) const NONE: u32 = u32::MAX;

@@ -58,6 +58,7 @@ mod shared;
 mod space;
 mod spill;
 mod store;
+mod sync;
 mod table;
 mod tier;
 pub mod tmem;
@@ -65,7 +66,9 @@ mod xvmalloc;
 mod zbud;
 mod zsmalloc;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{Mutex, MutexGuard};
 
 pub use client::{Client, ClientStats, PoolEntry, Terms, Totals};
 pub use codec::{Codec, Context, UnknownCodec, same_filled};

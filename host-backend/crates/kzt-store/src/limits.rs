@@ -7,11 +7,13 @@
 //! weight is the first to lose some.
 
 use std::cmp::Ordering;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::error::Overcommitted;
 use crate::lock;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Size classes waste a part of their frames, and a page needs whole runs: of what is reserved, this
 /// part more is kept free.

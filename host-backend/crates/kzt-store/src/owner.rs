@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! From a block to the pool whose page is in it: for whoever wants its memory rather than its page.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use crate::entry::{Entry, Spilled};
 use crate::layout::pool::{Number, SLOTS};
@@ -9,6 +9,7 @@ use crate::layout::{CHECK, Location, hash_of};
 use crate::lock;
 use crate::pool::{Pool, State};
 use crate::space::{Held, Space};
+use crate::sync::Mutex;
 use crate::table::Kind;
 
 /// The pools by number. Its locks are innermost and held for no longer than a copy takes.

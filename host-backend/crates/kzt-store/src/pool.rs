@@ -2,8 +2,8 @@
 //! A pool: get and flush; `put.rs` has how a page gets into it.
 
 use std::ops::{AddAssign, Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, TryLockError};
 
 use crate::client::Account;
 use crate::codec::{self, Context, Encoding};
@@ -16,6 +16,8 @@ use crate::radix::Place;
 use crate::save::{Left, Log};
 use crate::space::{Held, Space};
 use crate::spill::Reading;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Mutex, MutexGuard};
 use crate::table::{Description, Kind, Uuid};
 use crate::{ObjectId, Page, lock};
 

@@ -9,8 +9,8 @@
 //! need, and one that is being emptied.
 
 use std::iter;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::entry;
 use crate::frames::{Frames, Use};
@@ -19,6 +19,8 @@ use crate::layout::raw::{HEADERS, frame_word};
 use crate::layout::{FRAME, HEADER, place};
 use crate::pam::{Block, Need, Pam, Target};
 use crate::runs::{Emptying, List, is_sparse};
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicU32;
 use crate::{PAGE_SIZE, lock};
 
 /// Bytes of the only kind of block there is.

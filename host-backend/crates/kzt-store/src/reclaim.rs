@@ -3,7 +3,7 @@
 //! first, from the client that has most of them for its weight.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::entry::Entry;
 use crate::layout::pool::Number as PoolNumber;
@@ -11,6 +11,7 @@ use crate::layout::{EXTENT_FRAMES, FRAME};
 use crate::pool::Pool;
 use crate::put::Lack;
 use crate::space::Space;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::table::Kind;
 
 /// Victims that may be in use, one after the other.

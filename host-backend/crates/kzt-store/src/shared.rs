@@ -2,13 +2,14 @@
 //! Pools that several clients share, and who may.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::client::Account;
 use crate::error::StoreError;
 use crate::lock;
 use crate::pool::Pool;
 use crate::space::{Held, Space};
+use crate::sync::Mutex;
 use crate::table::{Description, Uuid};
 
 /// Shared pools there may be in all.

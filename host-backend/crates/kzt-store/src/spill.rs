@@ -15,8 +15,7 @@ mod tests;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clusters::Clusters;
@@ -26,6 +25,8 @@ pub(crate) use file::{ArenaId, CLUSTER};
 use crate::entry::{Entry, Spilled};
 use crate::error::{GetError, OpenError};
 use crate::layout::{Location, hash_of};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{PAGE_SIZE, lock};
 
 /// After a failed write the disk is left alone for so long.

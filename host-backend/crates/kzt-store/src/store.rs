@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::arena::ArenaFile;
@@ -22,6 +22,7 @@ use crate::recover::{Present, Recoverer};
 use crate::shared::SharedPools;
 use crate::space::{Space, fingerprint};
 use crate::spill::{ArenaId, Spill, SpillConfig, SpillUsage};
+use crate::sync::Mutex;
 use crate::table::{Kind, Slot, Uuid};
 use crate::zbud::ZbudUsage;
 

@@ -6,7 +6,7 @@
 //! one by the other. The copy is written before the state word creates the pool and cleared after
 //! the state word has destroyed it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::arena::Arena;
 use crate::layout::pool::{
@@ -14,6 +14,7 @@ use crate::layout::pool::{
     number, slot,
 };
 use crate::lock;
+use crate::sync::Mutex;
 use crate::tmem::MAX_POOLS;
 
 /// Number, among its client's pools, of the pool that the host's own devices use.

@@ -19,8 +19,8 @@
 )]
 
 use std::iter;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 
 use crate::codec::RAW_ABOVE;
 use crate::frames::{Frames, Use};
@@ -29,6 +29,7 @@ use crate::layout::{EXTENT_FRAMES, FRAME, HEADER, place};
 use crate::lock;
 use crate::pam::{Block, Need, Pam, Target};
 use crate::runs::{Emptying, List, is_sparse};
+use crate::sync::Mutex;
 
 /// Blocks are multiples of this.
 const CHUNK: usize = 64;

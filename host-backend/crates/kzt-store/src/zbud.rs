@@ -16,13 +16,15 @@
     reason = "process-private tables, indices made here"
 )]
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 use crate::frames::{Frames, NONE, Use};
 use crate::layout::pool::{Number as PoolNumber, SLOTS};
 use crate::layout::{FRAME, HEADER, place};
 use crate::pam::{Block, Pam};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::{PAGE_SIZE, lock};
 
 /// Blocks are multiples of this.

@@ -11,8 +11,8 @@
     reason = "process-private tables, indices made here"
 )]
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 
 use crate::codec::RAW_ABOVE;
 use crate::frames::{Frames, Use};
@@ -20,6 +20,7 @@ use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT_FRAMES, FRAME, HEADER};
 use crate::pam::{Block, Need, Pam, Target};
 use crate::runs::{Emptying, List, is_sparse};
+use crate::sync::Mutex;
 use crate::{layout, lock};
 
 /// Blocks are multiples of this.

@@ -15,10 +15,9 @@
     reason = "process-private tables, indices made here"
 )]
 
-use std::sync::{Mutex, MutexGuard};
-
 use crate::layout::FRAME;
 use crate::lock;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Locks there are.
 const SHARDS: u64 = 64;

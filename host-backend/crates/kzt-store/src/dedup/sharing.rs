@@ -7,7 +7,7 @@
 //! its hash belongs to guards all of a record, but for an entry that leads to it, which keeps it alive.
 //! A block in the spill file gets no further users: to compare it, the disk would have to be read.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Domain;
 use super::hints::{Hint, Hints, Shard};
@@ -16,6 +16,7 @@ use crate::entry::{Entry, Spilled};
 use crate::layout::{CHECK, HEADER, Location, hash_of, record};
 use crate::owner::Owned;
 use crate::space::{Held, Space};
+use crate::sync::atomic::AtomicU64;
 
 /// Smaller payloads are not worth a record: two users save one block and need one.
 const MIN_PAYLOAD: usize = 2 * record::BYTES - HEADER;
