@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The ancestors' bugs put back, one at a time, into a copy of the source: the test that is there
-//! because of the bug has to fail. A test that cannot fail says nothing.
+//! Bugs put into a copy of the source, one at a time: the ancestors', and races that the source is
+//! careful to avoid. The test that is there because of the bug has to fail. A test that cannot fail says
+//! nothing.
 //!
 //! A mutant is a text of the source and what takes its place. Whoever changes that source changes
 //! the mutant with it: a text that is not found is a failure.
@@ -168,6 +169,27 @@ const MUTANTS: &[Mutant] = &[
             "put_page_of_what_is_no_page_is_a_fault_and_flushes_the_old_one",
         ),
     },
+    Mutant {
+        bug: "a page is spilled though it was replaced meanwhile",
+        file: "src/tier.rs",
+        changes: &[(
+            "owned.offset == offset && self.is_block",
+            "owned.offset > 0 || self.is_block",
+        )],
+        test: ("schedules", "pages_in_use_are_spilled_and_collected"),
+    },
+    Mutant {
+        bug: "a page is moved from where it was before its owner was locked",
+        file: "src/owner.rs",
+        changes: &[("(page.offset == offset).then", "(page.offset > 0).then")],
+        test: ("schedules", "pages_in_use_move_between_chunks"),
+    },
+    Mutant {
+        bug: "memory that is on its way is taken for none",
+        file: "src/frames.rs",
+        changes: &[("if extents.moving > 0 {", "if extents.moving > 100 {")],
+        test: ("schedules", "the_last_extent_is_waited_for"),
+    },
 ];
 
 /// A copy of this crate, in a workspace of its own.
@@ -196,10 +218,15 @@ impl Copy {
     }
 
     fn cargo(&self, test: &str, arguments: &[&str]) -> Output {
+        let features: &[&str] = match test {
+            "schedules" => &["--features", "shuttle"],
+            _ => &[],
+        };
         let built = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         Command::new(env!("CARGO"))
             .current_dir(&self.crate_dir)
             .args(["test", "--offline", "--test", test])
+            .args(features)
             .args(arguments)
             // Where the crates are built already that this one needs.
             .env("CARGO_TARGET_DIR", built)

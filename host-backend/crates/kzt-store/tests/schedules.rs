@@ -160,9 +160,12 @@ fn look(pool: &Pool, keys: impl IntoIterator<Item = u32>, bytes: usize) {
     }
 }
 
-fn open(arena: &ArenaPath, allocator: Allocator) -> Arc<Store> {
+/// A store whose files have no names any more: a schedule that fails leaves nothing behind.
+fn open(allocator: Allocator, spill: Option<u64>) -> Arc<Store> {
+    let (arena, spill_path) = (ArenaPath::new(), SpillPath::new());
     let config = Config {
         persistent: allocator,
+        spill: spill.map(|size| spill_path.config(size)),
         ..Config::new(arena.path(), MEMORY)
     };
     Arc::new(Store::open(&config).unwrap().0)
@@ -196,8 +199,7 @@ fn assert_empty(store: &Store) {
 }
 
 fn move_pages_in_use(allocator: Allocator, emptied: &'static AtomicU64) {
-    let arena = ArenaPath::new();
-    let store = open(&arena, allocator);
+    let store = open(allocator, None);
     let pool = store.open_pool("a").unwrap();
     let mut user = User::new(&pool, SMALL);
     (0..36).for_each(|key| user.put(key, 0));
@@ -241,8 +243,7 @@ fn shared_blocks_are_counted() {
     static EMPTIED: AtomicU64 = AtomicU64::new(0);
     static SHARED: AtomicU64 = AtomicU64::new(0);
     explore(1, || {
-        let arena = ArenaPath::new();
-        let store = open(&arena, Allocator::Zsmalloc);
+        let store = open(Allocator::Zsmalloc, None);
         let users = ["a", "b"].map(|name| {
             client(&store, name, "domain:all");
             let mut user = User::new(&store.open_pool(name).unwrap(), SMALL);
@@ -289,8 +290,7 @@ fn get_or_miss(client: &Client, cx: &mut Context, pool: i32, key: u32, version: 
 fn pages_in_use_are_evicted() {
     static EVICTED: AtomicU64 = AtomicU64::new(0);
     explore(5, || {
-        let arena = ArenaPath::new();
-        let store = open(&arena, Allocator::Zsmalloc);
+        let store = open(Allocator::Zsmalloc, None);
         let ephemeral = client(&store, "e", "off");
         let pool = ephemeral.new_pool(EPHEMERAL, Uuid([0, 0]));
         let mut cx = Context::new();
@@ -346,8 +346,7 @@ fn pages_in_use_are_evicted() {
 #[test]
 fn the_last_extent_is_waited_for() {
     explore(1, || {
-        let arena = ArenaPath::new();
-        let store = open(&arena, Allocator::Zsmalloc);
+        let store = open(Allocator::Zsmalloc, None);
         let mut users = ["a", "b"].map(|name| {
             let pool = store.open_pool(name).unwrap();
             User::new(&pool, PAGE_SIZE)
@@ -375,12 +374,7 @@ fn the_last_extent_is_waited_for() {
 fn pages_in_use_are_spilled_and_collected() {
     static COLLECTED: AtomicU64 = AtomicU64::new(0);
     explore(10, || {
-        let (arena, spill) = (ArenaPath::new(), SpillPath::new());
-        let config = Config {
-            spill: Some(spill.config(MEMORY + 4096)),
-            ..Config::new(arena.path(), MEMORY)
-        };
-        let store = Arc::new(Store::open(&config).unwrap().0);
+        let store = open(Allocator::Zsmalloc, Some(MEMORY + 4096));
         let pools = ["a", "b"].map(|name| store.open_pool(name).unwrap());
         let mut users = pools.each_ref().map(|pool| User::new(pool, PAGE_SIZE));
         // Three of the file's four clusters: the next page needs one to be collected.
@@ -423,8 +417,7 @@ fn a_pool_ends_while_it_is_used() {
     const NO_DEVICE: i32 = -19;
     static EMPTIED: AtomicU64 = AtomicU64::new(0);
     explore(1, || {
-        let arena = ArenaPath::new();
-        let store = open(&arena, Allocator::Zsmalloc);
+        let store = open(Allocator::Zsmalloc, None);
         let client = client(&store, "a", "client");
         let pools = [PERSISTENT, EPHEMERAL].map(|kind| client.new_pool(kind, Uuid([0, 0])));
         let mut cx = Context::new();
