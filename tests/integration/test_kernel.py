@@ -56,7 +56,7 @@ def test_pages_go_and_come_right_and_what_must_not_is_refused(
         rmmod kztmem 2>/dev/null; say unload $?
         { echo disk >/sys/power/state; } 2>/dev/null; say hibernate $?
         echo 1 >/sys/module/kztmem/parameters/put_wait
-        head -c 100M /dev/urandom >/root/big; sync
+        head -c 67108864 /dev/urandom >/root/big; sync
         echo 3 >/proc/sys/vm/drop_caches  # what was written is not put, what was read is
         load cat /root/big >/dev/null
         echo 3 >/proc/sys/vm/drop_caches
@@ -78,8 +78,9 @@ def test_pages_go_and_come_right_and_what_must_not_is_refused(
     # All of the file came back from the store, but for blocks that say where its data is.
     assert int(console.of("again")[0]) < 400
     gets, index = map(int, console.of("gets")[0].split(" index "))
-    assert gets >= 25600
-    assert (index > 20000, console.of("index")) == (True, ["0"])
+    assert gets >= 16384
+    # What was got is in memory again, and goes out once more for want of room there.
+    assert (index > 2000, console.of("index")) == (True, ["0"])
     assert console.of("swapoff") == ["0"]
 
 
