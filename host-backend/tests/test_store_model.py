@@ -255,7 +255,8 @@ def test_a_full_arena_refuses_new_pages_and_flushes_those_that_grow(tmp_path: Pa
     held = _fill(pool, 0, "random")
     assert 100 < held < 250
     pool.put((0, 0, 0), 0, _page("text", 0))
-    assert _fill(pool, held, "random") > held, "its old room is not used again"
+    # A page that does not shrink had a frame of its own, which has room for more of these.
+    assert _fill(pool, held, "text") > held, "its old room is not used again"
     with pytest.raises(NoSpaceError):
         pool.put((0, 0, 0), 0, _page("random", 0))
     assert pool.get((0, 0, 0), 0) is None

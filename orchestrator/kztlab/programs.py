@@ -7,12 +7,15 @@ import os
 import shutil
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""With the folders of daemons and of mke2fs, which an ordinary user's PATH often lacks."""
+"""For a program that is to have nothing of its caller's."""
+
+DAEMONS = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Where daemons and mke2fs are, which an ordinary user's PATH often lacks."""
 
 
 def search_path() -> str:
-    """PATH, and after it the system's folders."""
-    return f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
+    """PATH, and after it the folders of daemons."""
+    return f"{os.environ.get('PATH', os.defpath)}:{DAEMONS}"
 
 
 def find(name: str, *more: str) -> str | None:

@@ -87,7 +87,7 @@ def apt_line(packages: Sequence[str]) -> str:
 
 
 def program(name: str) -> Path | None:
-    """A program on PATH, in the system's folders, or beside this Python."""
+    """A program on PATH, in the folders for daemons, or beside this Python."""
     found = find(name, str(Path(sys.executable).parent))
     return Path(found) if found else None
 

@@ -56,7 +56,7 @@ def test_what_is_no_command_is_bad_input(kztlab: Kztlab, arguments: list[str]) -
         ("lab: a\nguests: {web: {}}\nstroe: {}\n", "c.yaml:3:1: stroe: unknown key"),
         ("lab: a\nlab: b\nguests: {web: {}}\n", "c.yaml:2:1: lab:"),
         ("lab: a\nguests: {web: {memory: lots}}\n", "c.yaml:2:24: guests.web.memory:"),
-        ("lab: a\nguests: {web: {frontend: tmem}}\n", "c.yaml:2:26: guests.web.frontend:"),
+        ("lab: a\nguests: {web: {frontend: tape}}\n", "c.yaml:2:26: guests.web.frontend:"),
         ("lab: a\nguests: {web: {memory: 15TiB}}\n", "c.yaml:2:24: guests.web.memory:"),
         ("lab: a\nguests: {web: {swap: 1TiB}}\n", "c.yaml:1:1: store.memory:"),
         ("", "c.yaml:1:1: "),

@@ -152,7 +152,7 @@ def test_all_missing_packages_are_told_at_once(
     places: Places, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(room))
-    monkeypatch.setattr(programs, "SYSTEM_PATH", str(room))
+    monkeypatch.setattr(programs, "DAEMONS", str(room))
     with pytest.raises(HostUnable) as caught:
         ensure("tiny", places, quiet)
     assert caught.value.hint == (

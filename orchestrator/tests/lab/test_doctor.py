@@ -14,7 +14,7 @@ def test_everything_missing_is_told_at_once_with_one_apt_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(programs, "SYSTEM_PATH", "/nonexistent")
+    monkeypatch.setattr(programs, "DAEMONS", "/nonexistent")
     with pytest.raises(HostUnable) as caught:
         doctor.demand(["guests", "ssh"])
     for program in ("qemu-system-x86_64", "qemu-img", "libvirtd", "ssh"):
