@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A store that does not keep a relay's sessions apart fails where agents are killed.
+"""A store that does not keep a port's sessions apart fails where agents are killed.
 
 `test_relay.py` has the same load and kills, and the store as it is.
 """
@@ -73,7 +73,7 @@ def guest(kztlab: Kztlab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swapper]:
 
 def test_a_store_without_the_check_is_caught(guest: Swapper, kztlab: Kztlab) -> None:
     log = kztlab.places.lab("unchecked") / "store" / "kztmemd.log"
-    assert "does not keep a relay's sessions apart" in log.read_text()
+    assert "does not keep a port's sessions apart" in log.read_text()
     first = guest.client()["relay_counters"]["sessions"]
     with pytest.raises(VerificationError) as failed:
         guest.kill_agents(kills=4)
