@@ -7,6 +7,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod common;
+
+use common::{Line, Receiver, harm};
 use kzt_wire::port::{
     self, AgentEvent, AgentReceiver, Hello, HostEvent, HostReceiver, MAX_FRAME, ReportReceiver,
     Sender, Welcome,
@@ -33,21 +36,10 @@ enum Told {
     Lost,
 }
 
-/// A receiver behind a buffer that is as small as it may be.
-struct Line<R> {
-    receiver: R,
-    buffer: Vec<u8>,
-    told: Vec<Told>,
-}
-
-trait Receiver {
-    /// Bytes taken and what they said.
-    fn step(&mut self, input: &[u8]) -> (usize, Option<Told>);
-    /// The same after a silence.
-    fn silence(&mut self, input: &[u8]) -> (usize, Option<Told>);
-}
-
 impl Receiver for HostReceiver {
+    type Told = Told;
+    const BUFFER: usize = MAX_FRAME;
+
     fn step(&mut self, input: &[u8]) -> (usize, Option<Told>) {
         let step = self.next(input);
         (step.taken, step.event.map(Told::from))
@@ -91,6 +83,9 @@ impl Agent {
 }
 
 impl Receiver for Agent {
+    type Told = Told;
+    const BUFFER: usize = MAX_FRAME;
+
     fn step(&mut self, input: &[u8]) -> (usize, Option<Told>) {
         let step = self.receiver.next(input);
         (step.taken, step.event.map(|event| self.told(event)))
@@ -103,6 +98,9 @@ impl Receiver for Agent {
 }
 
 impl Receiver for ReportReceiver {
+    type Told = Told;
+    const BUFFER: usize = MAX_FRAME;
+
     fn step(&mut self, input: &[u8]) -> (usize, Option<Told>) {
         let step = self.next(input);
         let told = step.event.map(|frame| Told::Data(frame.payload.to_vec()));
@@ -126,49 +124,7 @@ impl From<HostEvent<'_>> for Told {
     }
 }
 
-impl<R: Receiver> Line<R> {
-    fn new(receiver: R) -> Self {
-        Self {
-            receiver,
-            buffer: Vec::new(),
-            told: Vec::new(),
-        }
-    }
-
-    /// Bytes arrive, as many at a time as the buffer has room for.
-    fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let room = MAX_FRAME - self.buffer.len();
-            assert!(room > 0, "no progress with a full buffer");
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.buffer.extend(now);
-            bytes = later;
-            self.work();
-        }
-    }
-
-    fn work(&mut self) {
-        loop {
-            let (taken, told) = self.receiver.step(&self.buffer);
-            self.buffer.drain(..taken);
-            let more = told.is_some();
-            self.told.extend(told);
-            if !more {
-                return;
-            }
-        }
-    }
-
-    /// Nothing arrives for a while.
-    fn silence(&mut self) {
-        if !self.buffer.is_empty() {
-            let (taken, told) = self.receiver.silence(&self.buffer);
-            self.buffer.drain(..taken);
-            self.told.extend(told);
-            self.work();
-        }
-    }
-
+impl<R: Receiver<Told = Told>> Line<R> {
     /// The payload of the last session, and its number; `None` when it is over.
     fn session(&self) -> Option<(u64, Vec<Vec<u8>>)> {
         let last = |told: &Told| matches!(told, Told::Session(_) | Told::Lost);
@@ -227,56 +183,6 @@ fn told(number: u64, payloads: &[Vec<u8>]) -> Vec<Told> {
     [Told::Session(number)].into_iter().chain(data).collect()
 }
 
-/// Feeds `bytes` in pieces of any length.
-fn feed_cut<R: Receiver>(line: &mut Line<R>, bytes: &[u8], cuts: &[usize]) {
-    let mut rest = bytes;
-    for cut in cuts.iter().cycle() {
-        if rest.is_empty() {
-            return;
-        }
-        let (now, later) = rest.split_at((*cut).min(rest.len()));
-        line.feed(now);
-        rest = later;
-    }
-}
-
-/// Bytes changed, cut out or put in somewhere.
-#[derive(Clone, Debug)]
-enum Harm {
-    Flip(Index, u8),
-    Cut(Index, usize),
-    Insert(Index, Vec<u8>),
-}
-
-fn harm() -> impl Strategy<Value = Harm> {
-    prop_oneof![
-        (any::<Index>(), 0u8..8).prop_map(|(at, bit)| Harm::Flip(at, bit)),
-        (any::<Index>(), 1usize..100).prop_map(|(at, length)| Harm::Cut(at, length)),
-        (any::<Index>(), payload()).prop_map(|(at, bytes)| Harm::Insert(at, bytes)),
-    ]
-}
-
-impl Harm {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            // Nothing is left to harm.
-            _ if bytes.is_empty() => {}
-            Self::Flip(at, bit) => {
-                let at = at.index(bytes.len());
-                bytes[at] ^= 1 << bit;
-            }
-            Self::Cut(at, length) => {
-                let at = at.index(bytes.len());
-                bytes.drain(at..bytes.len().min(at + length));
-            }
-            Self::Insert(at, inserted) => {
-                let at = at.index(bytes.len());
-                bytes.splice(at..at, inserted.iter().copied());
-            }
-        }
-    }
-}
-
 proptest! {
     #[test]
     fn any_cutting_of_a_stream_says_the_same(
@@ -284,16 +190,16 @@ proptest! {
     ) {
         let mut host = Line::new(HostReceiver::default());
         let stream = [session(7, &first, false), session(8, &second, false)].concat();
-        feed_cut(&mut host, &stream, &cuts);
+        host.feed_cut(&stream, &cuts);
         prop_assert_eq!(&host.told, &[told(7, &first), told(8, &second)].concat());
 
         let mut agent = Line::new(Agent::new());
-        feed_cut(&mut agent, &session(1, &first, true), &cuts);
+        agent.feed_cut(&session(1, &first, true), &cuts);
         prop_assert_eq!(&agent.told, &told(1, &first));
 
         let mut control = Line::new(ReportReceiver::default());
         let (first, second): (Vec<_>, Vec<_>) = (small(first), small(second));
-        feed_cut(&mut control, &[reports(1, &first), reports(2, &second)].concat(), &cuts);
+        control.feed_cut(&[reports(1, &first), reports(2, &second)].concat(), &cuts);
         let wanted = first.into_iter().chain(second).map(Told::Data).collect::<Vec<_>>();
         prop_assert_eq!(&control.told, &wanted);
     }
@@ -318,7 +224,7 @@ proptest! {
 
     #[test]
     fn what_is_passed_on_of_a_damaged_stream_is_how_it_began(
-        sent in payloads(), harms in vec(harm(), 1..4), next in payloads()
+        sent in payloads(), harms in vec(harm(payload()), 1..4), next in payloads()
     ) {
         // Sessions nobody else names, so that what was put in is not taken for theirs.
         let mut stream = session(1 << 40, &sent, false);

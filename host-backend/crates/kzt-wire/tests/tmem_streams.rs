@@ -7,6 +7,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod common;
+
+use common::{Line, Receiver, harm};
 use kzt_wire::tmem::{
     Frame, Header, Hello, HostEvent, HostReceiver, MAX_FRAME, MAX_PAGES, PAGE, Reply, Request, op,
     reset,
@@ -29,67 +32,26 @@ enum Told {
     Lost,
 }
 
-/// A host behind a buffer that is as small as it may be.
-struct Line {
-    host: HostReceiver,
-    buffer: Vec<u8>,
-    told: Vec<Told>,
+impl Receiver for HostReceiver {
+    type Told = Told;
+    const BUFFER: usize = MAX_FRAME;
+
+    fn step(&mut self, input: &[u8]) -> (usize, Option<Told>) {
+        let step = self.next(input);
+        (step.taken, step.event.map(told))
+    }
+
+    fn silence(&mut self, input: &[u8]) -> (usize, Option<Told>) {
+        let step = self.stalled(input);
+        (step.taken, step.event.map(told))
+    }
 }
 
-impl Line {
-    fn new() -> Self {
-        Self {
-            host: HostReceiver::new(NONCE),
-            buffer: Vec::new(),
-            told: Vec::new(),
-        }
-    }
+fn line() -> Line<HostReceiver> {
+    Line::new(HostReceiver::new(NONCE))
+}
 
-    /// Bytes arrive, as many at a time as the buffer has room for.
-    fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let room = MAX_FRAME - self.buffer.len();
-            assert!(room > 0, "no progress with a full buffer");
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.buffer.extend(now);
-            bytes = later;
-            self.work();
-        }
-    }
-
-    fn feed_cut(&mut self, bytes: &[u8], cuts: &[usize]) {
-        let mut rest = bytes;
-        for cut in cuts.iter().cycle() {
-            if rest.is_empty() {
-                return;
-            }
-            let (now, later) = rest.split_at((*cut).min(rest.len()));
-            self.feed(now);
-            rest = later;
-        }
-    }
-
-    fn work(&mut self) {
-        let mut at = 0;
-        loop {
-            let step = self.host.next(&self.buffer[at..]);
-            at += step.taken;
-            let Some(event) = step.event else { break };
-            self.told.push(told(event));
-        }
-        self.buffer.drain(..at);
-    }
-
-    /// Nothing arrives for a while.
-    fn silence(&mut self) {
-        if !self.buffer.is_empty() {
-            let step = self.host.stalled(&self.buffer);
-            self.told.extend(step.event.map(told));
-            self.buffer.drain(..step.taken);
-            self.work();
-        }
-    }
-
+impl Line<HostReceiver> {
     /// What the last session has brought; `None` when it is over.
     fn session(&self) -> Option<(u64, &[Told])> {
         let begun = |told: &Told| !matches!(told, Told::Request(..));
@@ -168,42 +130,6 @@ fn payloads() -> impl Strategy<Value = Vec<Vec<u8>>> {
     vec(payload(), 0..5)
 }
 
-/// Bytes changed, cut out or put in somewhere.
-#[derive(Clone, Debug)]
-enum Harm {
-    Flip(Index, u8),
-    Cut(Index, usize),
-    Insert(Index, Vec<u8>),
-}
-
-fn harm() -> impl Strategy<Value = Harm> {
-    prop_oneof![
-        (any::<Index>(), 0u8..8).prop_map(|(at, bit)| Harm::Flip(at, bit)),
-        (any::<Index>(), 1usize..100).prop_map(|(at, length)| Harm::Cut(at, length)),
-        (any::<Index>(), payload()).prop_map(|(at, bytes)| Harm::Insert(at, bytes)),
-    ]
-}
-
-impl Harm {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            _ if bytes.is_empty() => {}
-            Self::Flip(at, bit) => {
-                let at = at.index(bytes.len());
-                bytes[at] ^= 1 << bit;
-            }
-            Self::Cut(at, length) => {
-                let at = at.index(bytes.len());
-                bytes.drain(at..bytes.len().min(at + length));
-            }
-            Self::Insert(at, inserted) => {
-                let at = at.index(bytes.len());
-                bytes.splice(at..at, inserted.iter().copied());
-            }
-        }
-    }
-}
-
 /// Headers of all kinds, most of them of no use.
 fn header() -> impl Strategy<Value = Header> {
     let ops = prop_oneof![0u16..12, Just(op::HELLO), Just(op::RESET), any::<u16>()];
@@ -230,7 +156,7 @@ proptest! {
     fn any_cutting_of_a_stream_says_the_same(
         first in payloads(), second in payloads(), cuts in vec(1usize..5000, 1..20)
     ) {
-        let mut line = Line::new();
+        let mut line = line();
         let stream = [session(FIRST, &first), session(SECOND, &second)].concat();
         line.feed_cut(&stream, &cuts);
         let wanted = [wanted(FIRST, &first), wanted(SECOND, &second)].concat();
@@ -241,7 +167,7 @@ proptest! {
     fn garbage_in_front_is_passed_over(
         garbage in vec(any::<u8>(), 0..3000), half in payload(), sent in payloads()
     ) {
-        let mut line = Line::new();
+        let mut line = line();
         line.feed(&[garbage, half[half.len() / 2..].to_vec()].concat());
         line.feed(&session(FIRST, &sent));
         line.silence();
@@ -250,13 +176,13 @@ proptest! {
 
     #[test]
     fn what_is_passed_on_of_a_damaged_stream_is_of_its_session(
-        sent in payloads(), harms in vec(harm(), 1..4), next in payloads()
+        sent in payloads(), harms in vec(harm(payload()), 1..4), next in payloads()
     ) {
         let mut stream = session(FIRST, &sent);
         for harm in &harms {
             harm.apply(&mut stream);
         }
-        let mut line = Line::new();
+        let mut line = line();
         line.feed(&stream);
         line.silence();
         // Requests that got through are such as were sent, in their order.
@@ -284,7 +210,7 @@ proptest! {
         sent in payloads(), at in any::<Index>(), next in payloads(), repeats in 2usize..4
     ) {
         let stream = session(FIRST, &sent);
-        let mut line = Line::new();
+        let mut line = line();
         line.feed(&stream[..at.index(stream.len() + 1)]);
         line.silence();
         // Once may be too few: what the old frame misses may be bytes that a HELLO begins with.
@@ -302,7 +228,7 @@ proptest! {
         sent in vec(payload(), 1..5), at in any::<Index>(), cuts in vec(1usize..5000, 1..20)
     ) {
         let stream = session(FIRST, &sent);
-        let mut line = Line::new();
+        let mut line = line();
         line.feed(&hello(FIRST, NONCE));
         // Lost somewhere: what follows is searched, content and all.
         line.feed(b"?");
@@ -316,11 +242,11 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..5000), magic in any::<bool>()) {
         let bytes = if magic { [&b"KZTM"[..], &bytes].concat() } else { bytes };
-        let mut line = Line::new();
+        let mut line = line();
         line.feed(&hello(FIRST, NONCE));
         line.feed(&bytes);
         line.silence();
-        prop_assert_eq!(line.host.counters().sessions, 1);
+        prop_assert_eq!(line.receiver.counters().sessions, 1);
     }
 
     #[test]
