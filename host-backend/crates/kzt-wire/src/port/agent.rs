@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-use super::frame::{Damage, Frame, Kind, Welcome};
+use super::frame::{Damage, Frame, Header, Kind, Welcome};
 use super::{Counters, Step};
-use crate::framing::{self, Framed};
+use crate::framing;
 
 /// The agent's receiving end of a relay port.
 ///
@@ -84,7 +84,7 @@ impl AgentReceiver {
     }
 
     fn await_welcome(&mut self, input: &[u8], session: u64) -> Step<AgentEvent<'static>> {
-        let (skipped, found) = framing::first::<Frame<'_>>(input, |header| {
+        let (skipped, found) = framing::first(input, |header: &Header| {
             header.kind == Kind::Welcome && header.session == session
         });
         self.counters.skipped += skipped as u64;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 use std::fmt;
 
-use crate::framing::{Framed, field, join};
+use crate::framing::{self, Head, field, join};
 
 /// Bytes of a frame before its payload.
 pub const HEADER_LENGTH: usize = 32;
@@ -75,13 +75,7 @@ pub struct Header {
 }
 
 /// A whole frame whose checksum holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
-    /// The header.
-    pub header: Header,
-    /// The payload.
-    pub payload: &'a [u8],
-}
+pub type Frame<'a> = framing::Frame<'a, Header>;
 
 /// Why bytes are not the frame that has to follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,41 +101,37 @@ pub enum Damage {
     Stall,
 }
 
-impl Header {
-    /// Reads a header and its checksum; `None` when `input` is too short.
-    fn decode(input: &[u8]) -> Result<Option<(Self, u32)>, Damage> {
-        if !MAGIC.iter().zip(input).all(|(wanted, byte)| wanted == byte) {
-            return Err(Damage::Head);
-        }
-        if input.len() < HEADER_LENGTH {
-            return Ok(None);
-        }
-        let [.., version, kind, r0, r1] = field::<8>(input, 0);
-        let reserved = (r0, r1, field(input, 28));
+impl Head for Header {
+    type Damage = Damage;
+    type Bytes = [u8; HEADER_LENGTH];
+
+    const MAGIC: [u8; 4] = MAGIC;
+    const LENGTH: usize = HEADER_LENGTH;
+    const NO_HEAD: Damage = Damage::Head;
+    const WRONG_CHECKSUM: Damage = Damage::Checksum;
+
+    fn decode(bytes: &[u8]) -> Result<(Self, u32), Damage> {
+        let [.., version, kind, r0, r1] = field::<8>(bytes, 0);
+        let reserved = (r0, r1, field(bytes, 28));
         if version != VERSION || reserved != (0, 0, [0; 4]) {
             return Err(Damage::Head);
         }
         let kind = Kind::from_number(kind).ok_or(Damage::Head)?;
-        let length = u32::from_le_bytes(field(input, 20));
+        let length = u32::from_le_bytes(field(bytes, 20));
         if !kind.permits(length as usize) {
             return Err(Damage::Length(length));
         }
         let header = Self {
             kind,
-            session: u64::from_le_bytes(field(input, 8)),
-            sequence: u32::from_le_bytes(field(input, 16)),
+            session: u64::from_le_bytes(field(bytes, 8)),
+            sequence: u32::from_le_bytes(field(bytes, 16)),
             length,
         };
-        Ok(Some((header, u32::from_le_bytes(field(input, 24)))))
+        Ok((header, u32::from_le_bytes(field(bytes, 24))))
     }
 
-    /// The header's bytes in front of `payload`, checksum included.
-    pub(super) fn encode(&self, payload: &[u8]) -> [u8; HEADER_LENGTH] {
-        self.with_checksum(self.checksum(payload))
-    }
-
-    fn checksum(&self, payload: &[u8]) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.with_checksum(0)), payload)
+    fn payload_length(&self) -> usize {
+        self.length as usize
     }
 
     fn with_checksum(&self, checksum: u32) -> [u8; HEADER_LENGTH] {
@@ -150,35 +140,6 @@ impl Header {
         let numbers = u64::from(self.sequence) | u64::from(self.length) << 32;
         let rest = [self.session, numbers, checksum.into()].map(u64::to_le_bytes);
         join(start, join::<8, 16, 24>(rest[0], join(rest[1], rest[2])))
-    }
-}
-
-impl<'a> Framed<'a> for Frame<'a> {
-    type Header = Header;
-    type Damage = Damage;
-
-    const MAGIC: [u8; 4] = MAGIC;
-
-    fn head(input: &[u8]) -> Result<Option<Header>, Damage> {
-        Ok(Header::decode(input)?.map(|(header, _)| header))
-    }
-
-    fn parse(input: &'a [u8]) -> Result<Option<Self>, Damage> {
-        let Some((header, checksum)) = Header::decode(input)? else {
-            return Ok(None);
-        };
-        let payload = input.get(HEADER_LENGTH..).unwrap_or_default();
-        let Some(payload) = payload.get(..header.length as usize) else {
-            return Ok(None);
-        };
-        if header.checksum(payload) != checksum {
-            return Err(Damage::Checksum);
-        }
-        Ok(Some(Self { header, payload }))
-    }
-
-    fn size(&self) -> usize {
-        HEADER_LENGTH + self.payload.len()
     }
 }
 

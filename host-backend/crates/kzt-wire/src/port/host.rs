@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 use super::frame::{Damage, Frame, Header, Hello, Kind};
 use super::{Counters, Step};
-use crate::framing::{self, Framed};
+use crate::framing;
 
 /// The host's receiving end of a relay port.
 ///
@@ -51,7 +51,7 @@ impl HostReceiver {
         loop {
             let rest = input.get(taken..).unwrap_or_default();
             let Some(session) = &mut self.session else {
-                let (skipped, found) = framing::first::<Frame<'_>>(rest, is_hello);
+                let (skipped, found) = framing::first(rest, is_hello);
                 self.counters.skipped += skipped as u64;
                 taken += skipped + found.as_ref().map_or(0, Frame::size);
                 let event = found.map(|hello| self.begin(&hello));
@@ -98,7 +98,7 @@ impl HostReceiver {
     ///
     /// A page's content that looks like a HELLO costs its own guest a session, no more.
     pub fn stalled(&mut self, input: &[u8]) -> Step<HostEvent<'static>> {
-        let last = framing::last::<Frame<'_>>(input, is_hello);
+        let last = framing::last(input, is_hello);
         let Some((taken, hello)) = last else {
             return Step {
                 taken: 0,

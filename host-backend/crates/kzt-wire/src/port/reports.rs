@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 use super::frame::{Frame, Header, Kind};
 use super::{Counters, Step};
-use crate::framing::{self, Framed};
+use crate::framing;
 
 /// The host's receiving end of a control port.
 ///
@@ -28,7 +28,7 @@ impl ReportReceiver {
     /// Nothing has arrived for [`STALL`](super::STALL) while `input` was left over: a report within
     /// it was written by an agent that came after the one whose frame this is.
     pub fn stalled<'a>(&mut self, input: &'a [u8]) -> Step<Frame<'a>> {
-        match framing::first::<Frame<'_>>(input.get(1..).unwrap_or_default(), is_report) {
+        match framing::first(input.get(1..).unwrap_or_default(), is_report) {
             (_, Some(_)) => self.take(input, 1),
             _ => Step {
                 taken: 0,
@@ -38,8 +38,7 @@ impl ReportReceiver {
     }
 
     fn take<'a>(&mut self, input: &'a [u8], from: usize) -> Step<Frame<'a>> {
-        let (skipped, event) =
-            framing::first::<Frame<'_>>(input.get(from..).unwrap_or_default(), is_report);
+        let (skipped, event) = framing::first(input.get(from..).unwrap_or_default(), is_report);
         self.counters.skipped += (from + skipped) as u64;
         if let Some(frame) = &event {
             self.counters.frames += 1;

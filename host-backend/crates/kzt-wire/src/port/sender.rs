@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 use super::frame::{HEADER_LENGTH, HELLO_PAYLOAD, Header, Hello, Kind, WELCOME_PAYLOAD, Welcome};
-use crate::framing::join;
+use crate::framing::{Head as _, join};
 
 /// Bytes of a HELLO.
 pub const HELLO_LENGTH: usize = HEADER_LENGTH + HELLO_PAYLOAD;
@@ -76,5 +76,5 @@ fn head(kind: Kind, session: u64, sequence: u32, payload: &[u8]) -> [u8; HEADER_
         // A payload that long is a mistake of the caller's, which no receiver lets pass.
         length: u32::try_from(payload.len()).unwrap_or(u32::MAX),
     };
-    header.encode(payload)
+    header.sealed(payload)
 }

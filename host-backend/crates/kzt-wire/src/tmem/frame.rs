@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 use std::fmt;
 
-use crate::framing::{Framed, field};
+use crate::framing::{self, Head, field};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
@@ -69,13 +69,7 @@ pub struct Header {
 }
 
 /// A whole frame whose checksum holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
-    /// The header.
-    pub header: Header,
-    /// The payload.
-    pub payload: &'a [u8],
-}
+pub type Frame<'a> = framing::Frame<'a, Header>;
 
 /// Why bytes are not the frame that has to follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,16 +93,20 @@ impl Header {
             length: u32::try_from(payload.len()).unwrap_or(u32::MAX),
             ..*self
         };
-        header.with_checksum(header.checksum(payload))
+        header.sealed(payload)
     }
+}
 
-    fn decode(input: &[u8]) -> Result<Option<(Self, u32)>, Damage> {
-        if !MAGIC.iter().zip(input).all(|(wanted, byte)| wanted == byte) {
-            return Err(Damage::Head);
-        }
-        let Some(bytes) = input.first_chunk::<HEADER_LENGTH>() else {
-            return Ok(None);
-        };
+impl Head for Header {
+    type Damage = Damage;
+    type Bytes = [u8; HEADER_LENGTH];
+
+    const MAGIC: [u8; 4] = MAGIC;
+    const LENGTH: usize = HEADER_LENGTH;
+    const NO_HEAD: Damage = Damage::Head;
+    const WRONG_CHECKSUM: Damage = Damage::Checksum;
+
+    fn decode(bytes: &[u8]) -> Result<(Self, u32), Damage> {
         let header = Self {
             op: u16::from_le_bytes(field(bytes, 4)),
             flags: u16::from_le_bytes(field(bytes, 6)),
@@ -123,11 +121,11 @@ impl Header {
         if header.length as usize > MAX_PAYLOAD {
             return Err(Damage::Length(header.length));
         }
-        Ok(Some((header, u32::from_le_bytes(field(bytes, 60)))))
+        Ok((header, u32::from_le_bytes(field(bytes, 60))))
     }
 
-    fn checksum(&self, payload: &[u8]) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.with_checksum(0)), payload)
+    fn payload_length(&self) -> usize {
+        self.length as usize
     }
 
     fn with_checksum(&self, checksum: u32) -> [u8; HEADER_LENGTH] {
@@ -149,51 +147,6 @@ impl Header {
             place.copy_from_slice(&word.to_le_bytes());
         }
         bytes
-    }
-}
-
-impl<'a> Frame<'a> {
-    /// Reads the frame at the front of `input`; `None` when it is not there as a whole.
-    ///
-    /// # Errors
-    /// [`Damage`] when that is no frame, whatever follows.
-    pub fn parse(input: &'a [u8]) -> Result<Option<Self>, Damage> {
-        let Some((header, checksum)) = Header::decode(input)? else {
-            return Ok(None);
-        };
-        let payload = input.get(HEADER_LENGTH..).unwrap_or_default();
-        let Some(payload) = payload.get(..header.length as usize) else {
-            return Ok(None);
-        };
-        if header.checksum(payload) != checksum {
-            return Err(Damage::Checksum);
-        }
-        Ok(Some(Self { header, payload }))
-    }
-
-    /// Bytes of the whole frame.
-    #[must_use]
-    pub const fn size(&self) -> usize {
-        HEADER_LENGTH + self.payload.len()
-    }
-}
-
-impl<'a> Framed<'a> for Frame<'a> {
-    type Header = Header;
-    type Damage = Damage;
-
-    const MAGIC: [u8; 4] = MAGIC;
-
-    fn head(input: &[u8]) -> Result<Option<Header>, Damage> {
-        Ok(Header::decode(input)?.map(|(header, _)| header))
-    }
-
-    fn parse(input: &'a [u8]) -> Result<Option<Self>, Damage> {
-        Frame::parse(input)
-    }
-
-    fn size(&self) -> usize {
-        Frame::size(self)
     }
 }
 

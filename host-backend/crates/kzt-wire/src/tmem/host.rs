@@ -62,7 +62,7 @@ impl HostReceiver {
         loop {
             let rest = input.get(taken..).unwrap_or_default();
             let Some(session) = self.session else {
-                let (skipped, found) = framing::first::<Frame<'_>>(rest, is_hello);
+                let (skipped, found) = framing::first(rest, is_hello);
                 self.counters.skipped += skipped as u64;
                 taken += skipped + found.as_ref().map_or(0, Frame::size);
                 let event = found.map(|hello| self.hello(&hello));
@@ -101,7 +101,7 @@ impl HostReceiver {
     /// A page's content that looks like a HELLO does not know the nonce: it costs its own guest a
     /// session, no more.
     pub fn stalled(&mut self, input: &[u8]) -> Step<HostEvent<'static>> {
-        let Some((taken, hello)) = framing::last::<Frame<'_>>(input, is_hello) else {
+        let Some((taken, hello)) = framing::last(input, is_hello) else {
             return Step {
                 taken: 0,
                 event: None,
