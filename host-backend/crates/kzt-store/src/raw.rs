@@ -18,7 +18,7 @@ use crate::layout::pool::Number as PoolNumber;
 use crate::layout::raw::{HEADERS, frame_word};
 use crate::layout::{FRAME, HEADER, place};
 use crate::pam::{Block, Need, Pam, Target};
-use crate::runs::{Emptying, List, is_sparse};
+use crate::runs::Runs;
 use crate::sync::Mutex;
 use crate::sync::atomic::AtomicU32;
 use crate::{PAGE_SIZE, lock};
@@ -36,13 +36,8 @@ pub(crate) struct Raw {
 }
 
 struct State {
-    /// Frames of headers that have room.
-    partial: List,
-    emptying: Emptying,
     /// Frames of headers.
-    frames: u32,
-    /// Headers in use.
-    used: u32,
+    headers: Runs,
     /// Numbers of the lists that no frame has.
     free: Vec<u32>,
 }
@@ -64,10 +59,7 @@ impl Raw {
             frames,
             lists: iter::repeat_with(AtomicU32::default).take(pages).collect(),
             state: Mutex::new(State {
-                partial: List::EMPTY,
-                emptying: Emptying::NONE,
-                frames: 0,
-                used: 0,
+                headers: Runs::NONE,
                 free: (0..lists).rev().collect(),
             }),
         }
@@ -75,7 +67,7 @@ impl Raw {
 
     /// Pages there are.
     pub(crate) fn pages(&self) -> u64 {
-        lock(&self.state).used.into()
+        lock(&self.state).headers.used.into()
     }
 
     /// Offset of the page whose header is in a place; 0 if none is.
@@ -96,7 +88,7 @@ impl Raw {
     /// Gives a frame of headers its list.
     fn begin(&self, state: &mut State, frame: u32, list: u32) {
         self.frames.frame(frame).bitmap.store(list.into(), Relaxed);
-        state.frames += 1;
+        state.headers.count += 1;
     }
 
     /// Notes that a header is a page's.
@@ -107,7 +99,7 @@ impl Raw {
         self.frames.frame(page).bitmap.store(header, Relaxed);
         let used = &self.frames.at(header).used;
         used.store(used.load(Relaxed) + 1, Relaxed);
-        state.used += 1;
+        state.headers.used += 1;
     }
 
     fn is_full(&self, frame: u32) -> bool {
@@ -116,14 +108,14 @@ impl Raw {
 
     /// Takes a header for a page from the first frame that has room.
     fn take(&self, state: &mut State, page: u32) -> Option<Block> {
-        let frame = state.partial.first()?;
+        let frame = state.headers.with_room()?;
         let offset = headers(frame).find(|header| self.page(*header) == 0)?;
         let word = frame_word(offset);
         let link = entry::frame_link(u64::from(page) * FRAME, word);
         self.frames.arena().store(word, link);
         self.join(state, offset, page);
         if self.is_full(frame) {
-            state.partial.remove(&self.frames, frame);
+            state.headers.filled(&self.frames, frame);
         }
         Some(Block {
             offset,
@@ -139,28 +131,6 @@ impl Raw {
             page => self.take(&mut state, page),
         }
     }
-
-    /// Takes the emptiest of the first frames of headers out of the list, if there is room elsewhere.
-    fn isolate(&self, need: Need) -> Option<u32> {
-        let mut state = lock(&self.state);
-        if !is_sparse(state.frames, HEADERS as u32, state.used, need) {
-            return None;
-        }
-        let partial = state.partial.iter(&self.frames);
-        let frame = state.emptying.begin(&self.frames, partial)?;
-        state.partial.remove(&self.frames, frame);
-        Some(frame)
-    }
-
-    /// Ends what `isolate` began; whether the frame came free.
-    fn restore(&self, frame: u32) -> bool {
-        let mut state = lock(&self.state);
-        let left = state.emptying.end(frame);
-        if left {
-            state.partial.push(&self.frames, frame);
-        }
-        !left
-    }
 }
 
 /// All headers of a frame.
@@ -173,7 +143,7 @@ impl Pam for Raw {
         debug_assert_eq!(bytes, BLOCK);
         let page = self.frames.allocate(1, Use::Raw)?;
         let mut state = lock(&self.state);
-        if state.partial.first().is_none() {
+        if state.headers.with_room().is_none() {
             let list = state.free.last().copied();
             let Some((list, frame)) = list.zip(self.frames.allocate(1, Use::Headers)) else {
                 self.frames.free(page, 1);
@@ -181,7 +151,7 @@ impl Pam for Raw {
             };
             state.free.pop();
             self.begin(&mut state, frame, list);
-            state.partial.push(&self.frames, frame);
+            state.headers.open(&self.frames, frame);
         }
         self.take(&mut state, page)
     }
@@ -202,25 +172,18 @@ impl Pam for Raw {
         let record = self.frames.frame(frame);
         let used = record.used.load(Relaxed) - 1;
         record.used.store(used, Relaxed);
-        state.used -= 1;
-        let emptying = state.emptying.is(frame);
-        if full && !emptying {
-            state.partial.push(&self.frames, frame);
-        }
+        state.headers.freed(&self.frames, frame, full, used == 0);
         if used == 0 {
-            if emptying {
-                state.emptying.succeed();
-            } else {
-                state.partial.remove(&self.frames, frame);
-            }
-            state.frames -= 1;
             state.free.push(record.bitmap.load(Relaxed) as u32);
             self.frames.free(frame, 1);
         }
     }
 
     fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32 {
-        let Some(frame) = self.isolate(need) else {
+        let isolated = lock(&self.state)
+            .headers
+            .isolate(&self.frames, HEADERS as u32, need);
+        let Some(frame) = isolated else {
             return 0;
         };
         for header in headers(frame) {
@@ -229,7 +192,7 @@ impl Pam for Raw {
                 break;
             }
         }
-        u32::from(self.restore(frame))
+        u32::from(lock(&self.state).headers.restore(&self.frames, frame))
     }
 
     fn run(&self, frame: u32) -> Option<u32> {
@@ -290,7 +253,7 @@ impl Pam for Raw {
         for frame in 0..self.frames.count() {
             let ours = self.frames.frame(frame).usage() == Use::Headers;
             if ours && !self.is_full(frame) {
-                state.partial.push(&self.frames, frame);
+                state.headers.open(&self.frames, frame);
             }
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What allocators have in common that pack blocks into runs of frames: lists of the runs that have
-//! room, and the run that is being emptied. All of it is guarded by the allocator's lock.
+//! room, and the run that is being emptied; and where all runs have places for as many blocks,
+//! [`Runs`] of them. All of it is guarded by the allocator's lock.
 
 use std::iter;
 use std::sync::atomic::Ordering::Relaxed;
@@ -105,6 +106,79 @@ impl Emptying {
             self.stuck = run;
         }
         there
+    }
+}
+
+/// Runs that have places for as many blocks each.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    /// Those that have room; each has used places, too, unless it is new.
+    partial: List,
+    emptying: Emptying,
+    /// How many there are.
+    pub(crate) count: u32,
+    /// Their places in use.
+    pub(crate) used: u32,
+}
+
+impl Runs {
+    pub(crate) const NONE: Self = Self {
+        partial: List::EMPTY,
+        emptying: Emptying::NONE,
+        count: 0,
+        used: 0,
+    };
+
+    /// The run to take a place of.
+    pub(crate) fn with_room(&self) -> Option<u32> {
+        self.partial.first()
+    }
+
+    /// The run has room from now on: it is new, or recovery has found it so.
+    pub(crate) fn open(&mut self, frames: &Frames, run: u32) {
+        self.partial.push(frames, run);
+    }
+
+    /// The run that had room is full.
+    pub(crate) fn filled(&mut self, frames: &Frames, run: u32) {
+        self.partial.remove(frames, run);
+    }
+
+    /// A place of a run has come free: it was `full`, and is `empty` now, in which case it goes.
+    pub(crate) fn freed(&mut self, frames: &Frames, run: u32, full: bool, empty: bool) {
+        self.used -= 1;
+        let emptying = self.emptying.is(run);
+        if full && !emptying {
+            self.partial.push(frames, run);
+        }
+        if empty {
+            if emptying {
+                self.emptying.succeed();
+            } else {
+                self.partial.remove(frames, run);
+            }
+            self.count -= 1;
+        }
+    }
+
+    /// Takes the emptiest of the first runs out of the list, if of their `places` enough are free
+    /// elsewhere.
+    pub(crate) fn isolate(&mut self, frames: &Frames, places: u32, need: Need) -> Option<u32> {
+        if !is_sparse(self.count, places, self.used, need) {
+            return None;
+        }
+        let run = self.emptying.begin(frames, self.partial.iter(frames))?;
+        self.partial.remove(frames, run);
+        Some(run)
+    }
+
+    /// Ends what `isolate` began; whether the run came free.
+    pub(crate) fn restore(&mut self, frames: &Frames, run: u32) -> bool {
+        let left = self.emptying.end(run);
+        if left {
+            self.partial.push(frames, run);
+        }
+        !left
     }
 }
 

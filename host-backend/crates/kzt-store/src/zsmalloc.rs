@@ -19,7 +19,7 @@ use crate::frames::{Frames, Use};
 use crate::layout::pool::Number as PoolNumber;
 use crate::layout::{EXTENT_FRAMES, FRAME, HEADER};
 use crate::pam::{Block, Need, Pam, Target};
-use crate::runs::{Emptying, List, is_sparse};
+use crate::runs::Runs;
 use crate::sync::Mutex;
 use crate::{layout, lock};
 
@@ -47,26 +47,6 @@ struct Class {
     /// Blocks of a run.
     blocks: u32,
     state: Mutex<Runs>,
-}
-
-/// A class's runs.
-struct Runs {
-    /// Those that have both used and free blocks.
-    partial: List,
-    emptying: Emptying,
-    /// How many there are.
-    count: u32,
-    /// Their blocks in use.
-    used: u32,
-}
-
-impl Runs {
-    const NONE: Self = Self {
-        partial: List::EMPTY,
-        emptying: Emptying::NONE,
-        count: 0,
-        used: 0,
-    };
 }
 
 impl Class {
@@ -141,7 +121,7 @@ impl Zsmalloc {
 
     /// Takes a block of the first run that has one free.
     fn take(&self, class: &Class, runs: &mut Runs) -> Option<Block> {
-        let run = runs.partial.first()?;
+        let run = runs.with_room()?;
         let place = (0..class.frames).find_map(|word| {
             let bits = self.frames.frame(run + word).bitmap.load(Relaxed);
             (bits != u64::MAX).then(|| word * 64 + bits.trailing_ones())
@@ -152,7 +132,7 @@ impl Zsmalloc {
         let count = used.load(Relaxed) + 1;
         used.store(count, Relaxed);
         if u32::from(count) == class.blocks {
-            runs.partial.remove(&self.frames, run);
+            runs.filled(&self.frames, run);
         }
         Some(class.block(run, place))
     }
@@ -175,40 +155,18 @@ impl Zsmalloc {
         let (class, _, _) = self.locate(offset);
         self.take(class, &mut lock(&class.state))
     }
-
-    /// Takes the emptiest of the first runs out of its class's list, if enough is free elsewhere.
-    fn isolate(&self, class: &Class, need: Need) -> Option<u32> {
-        let mut runs = lock(&class.state);
-        if !is_sparse(runs.count, class.blocks, runs.used, need) {
-            return None;
-        }
-        let partial = runs.partial.iter(&self.frames);
-        let run = runs.emptying.begin(&self.frames, partial)?;
-        runs.partial.remove(&self.frames, run);
-        Some(run)
-    }
-
-    /// Puts the isolated run back, unless it came free; whether it was still there.
-    fn restore(&self, class: &Class, run: u32) -> bool {
-        let mut runs = lock(&class.state);
-        let there = runs.emptying.end(run);
-        if there {
-            runs.partial.push(&self.frames, run);
-        }
-        there
-    }
 }
 
 impl Pam for Zsmalloc {
     fn allocate(&self, _pool: PoolNumber, bytes: usize) -> Option<Block> {
         let (number, class) = self.class_of(bytes)?;
         let mut runs = lock(&class.state);
-        if runs.partial.first().is_none() {
+        if runs.with_room().is_none() {
             let run = self.frames.allocate(class.frames, Use::Run)?;
             for frame in run..run + class.frames {
                 self.frames.frame(frame).class.store(number, Relaxed);
             }
-            runs.partial.push(&self.frames, run);
+            runs.open(&self.frames, run);
             runs.count += 1;
         }
         self.take(class, &mut runs)
@@ -222,25 +180,17 @@ impl Pam for Zsmalloc {
         let used = &self.frames.frame(run).used;
         let count = used.load(Relaxed) - 1;
         used.store(count, Relaxed);
-        runs.used -= 1;
-        let emptying = runs.emptying.is(run);
-        if u32::from(count) + 1 == class.blocks && !emptying {
-            runs.partial.push(&self.frames, run);
-        }
+        let full = u32::from(count) + 1 == class.blocks;
+        runs.freed(&self.frames, run, full, count == 0);
         if count == 0 {
-            if emptying {
-                runs.emptying.succeed();
-            } else {
-                runs.partial.remove(&self.frames, run);
-            }
-            runs.count -= 1;
             self.frames.free(run, class.frames);
         }
     }
 
     fn compact(&self, need: Need, move_to: &dyn Fn(u64, Target<'_>) -> bool) -> u32 {
         let emptied = self.classes.iter().filter(|class| {
-            let Some(run) = self.isolate(class, need) else {
+            let isolated = lock(&class.state).isolate(&self.frames, class.blocks, need);
+            let Some(run) = isolated else {
                 return false;
             };
             for place in 0..class.blocks {
@@ -251,7 +201,7 @@ impl Pam for Zsmalloc {
                     break;
                 }
             }
-            !self.restore(class, run)
+            lock(&class.state).restore(&self.frames, run)
         });
         emptied.count() as u32
     }
@@ -322,7 +272,7 @@ impl Pam for Zsmalloc {
                 let class = &self.classes[head.class.load(Relaxed) as usize];
                 let mut runs = lock(&class.state);
                 if u32::from(head.used.load(Relaxed)) < class.blocks {
-                    runs.partial.push(&self.frames, run);
+                    runs.open(&self.frames, run);
                 }
             }
         }
