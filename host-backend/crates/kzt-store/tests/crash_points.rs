@@ -31,7 +31,7 @@ use rustix::fs::{SeekFrom, seek};
 
 /// Operations and indices of a victim's work, and of one that has to fill memory and a spill file.
 const USUAL: (u64, u64) = (1200, 150);
-const MUCH: (u64, u64) = (2500, 500);
+const MUCH: (u64, u64) = (4500, 1000);
 /// Rounds for each place.
 const ROUNDS: u64 = 3;
 
