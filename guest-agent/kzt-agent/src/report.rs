@@ -34,7 +34,8 @@ const MEMINFO: [&str; 12] = [
     "SwapTotal",
     "SwapFree",
 ];
-const VMSTAT: [&str; 8] = [
+const VMSTAT: [&str; 9] = [
+    "pgpgin",
     "pswpin",
     "pswpout",
     "pgmajfault",

@@ -22,6 +22,7 @@ from kztlab.hypervisor import (
 from kztlab.image import lab_initrd
 from kztlab.lab.doctor import program
 from kztlab.lab.session import Member
+from kztlab.spec import TmemSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from kztlab.image import Image
     from kztlab.lab.record import GuestRecord
     from kztlab.lab.session import Session
+    from kztlab.spec import GuestSpec
     from kztlab.store import Client
 
 
@@ -101,8 +103,9 @@ def _domain(
     swap = _swap(session, record, client)
     cmdline = f"{image.cmdline} kztlab.hostname={record.name}"
     if record.spec.frontend == "tmem":
-        # The module reads it when it is loaded, before its first session.
-        cmdline += f" kztmem.cleancache={int(record.spec.cleancache is not False)}"
+        # The module reads them when it is loaded, before its first session.
+        for name, value in module_parameters(record.spec).items():
+            cmdline += f" kztmem.{name}={value}"
     return Domain(
         lab=session.record.lab,
         guest=record.name,
@@ -117,6 +120,18 @@ def _domain(
         disk=record.overlay,
         swap=swap,
     )
+
+
+def module_parameters(spec: GuestSpec) -> dict[str, int]:
+    """The parameters of the guest's kztmem."""
+    tmem = spec.tmem or TmemSpec()
+    return {
+        "cleancache": int(spec.cleancache is not False),
+        "put_wait": int(tmem.put_wait),
+        "writeback": int(tmem.writeback),
+        "timeout": round(tmem.timeout * 1000),
+        "slots": tmem.slots,
+    }
 
 
 def _swap(session: Session, record: GuestRecord, client: Client | None) -> Swap | None:

@@ -205,13 +205,14 @@ def _status(socket: Path) -> dict[str, object]:
 
 
 def _result(outcome: Outcome) -> WorkloadResult:
+    told = outcome.report.model_dump() if outcome.report else {}
+    figures = ("pages", "longest_access_seconds", "operations", "pages_read", "pages_written")
     return WorkloadResult(
+        **{name: told.get(name) for name in (*figures, "longest_operation_seconds")},
         name=outcome.workload,
         ok=outcome.ok,
         seconds=round(outcome.seconds, 3),
         bad_pages=outcome.bad_pages,
-        pages=outcome.report.pages if outcome.report else None,
-        longest_access_seconds=outcome.report.longest_access_seconds if outcome.report else None,
         started=outcome.started,
         ended=outcome.ended,
         failure=outcome.failure,

@@ -38,6 +38,7 @@ _MEMINFO = (
     "SwapFree",
 )
 _VMSTAT = (
+    "pgpgin",
     "pswpin",
     "pswpout",
     "pgmajfault",

@@ -62,6 +62,7 @@ def _context(run: RunDirectory, summary: Summary) -> dict[str, Any]:
         ],
         "host": plots.host(),
         "sections": [(guest, plots.color(guest), plots.guest(guest)) for guest in summary.guests],
+        "cached": [guest for guest in summary.guests if guest.cleancache is not None],
         "clients": _clients(summary),
         "gaps": plots.gaps(),
         "duration": _duration(summary.seconds),
@@ -73,7 +74,7 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     """The figures at the top: heading, value, remark."""
     workloads = [workload for guest in summary.guests for workload in guest.workloads]
     passed = sum(workload.ok for workload in workloads)
-    checked = sum(workload.pages or 0 for workload in workloads)
+    checked = sum((each.pages or 0) + (each.pages_read or 0) for each in workloads)
     bad = sum(workload.bad_pages or 0 for workload in workloads)
     load = sum(guest.load_pages for guest in summary.guests)
     out = sum(guest.swapped_out_pages or 0 for guest in summary.guests)

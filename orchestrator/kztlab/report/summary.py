@@ -39,6 +39,13 @@ class WorkloadResult(Result):
     longest_access_seconds: float | None = Field(
         default=None, description="What the slowest page took to be written or verified."
     )
+    operations: int | None = Field(default=None, description="On files.")
+    pages_read: int | None = Field(default=None, description="Of files, and verified.")
+    pages_written: int | None = Field(default=None, description="Of files.")
+    longest_operation_seconds: float | None = Field(
+        default=None,
+        description="What the slowest operation on a file took, the wait for others included.",
+    )
     started: float = Field(description="On the host's monotonic clock, seconds.")
     ended: float = Field(description="On the host's monotonic clock, seconds.")
     failure: str | None = Field(default=None, description="Why it counts as failed.")
@@ -90,6 +97,24 @@ class PoolTraffic(Result):
     evicted: int | None = Field(description="Pages that had to give way to others.")
 
 
+class Cleancache(Result):
+    """What a guest's kernel counted of clean pages of files while workloads ran."""
+
+    puts: int | None = Field(description="Pages that it offered to the store.")
+    failed_puts: int | None = Field(description="Those that were not, or could not be, offered.")
+    succ_gets: int | None = Field(description="Pages that came back.")
+    failed_gets: int | None = Field(description="Those it asked for in vain.")
+    invalidates: int | None = Field(description="Pages, and whole files, that it forgot.")
+
+    @property
+    def hit_share(self) -> float | None:
+        """Of the pages that it asked for those that came."""
+        if self.succ_gets is None or self.failed_gets is None:
+            return None
+        asked = self.succ_gets + self.failed_gets
+        return self.succ_gets / asked if asked else None
+
+
 class GuestResult(Result):
     """One guest."""
 
@@ -119,6 +144,12 @@ class GuestResult(Result):
     )
     ephemeral: PoolTraffic | None = Field(
         default=None, description="With frontend `tmem`: clean pages of files."
+    )
+    cleancache: Cleancache | None = Field(
+        default=None, description="The same by the guest's own count."
+    )
+    disk_read_bytes: int | None = Field(
+        default=None, description="Read from disks while workloads ran: the guest's pgpgin."
     )
     load_pages: int = Field(description="Pages its workloads filled.")
     out: Traffic
@@ -172,10 +203,11 @@ class Summary(Result):
     def brief(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         traffic = ("swapped_out_pages", "swapped_in_pages", "stored_pages", "stored_bytes")
-        result = ("name", "ok", "seconds", "bad_pages", "longest_access_seconds")
+        files = ("disk_read_bytes", "cleancache")
+        result = ("name", "ok", "seconds", "bad_pages", "longest_access_seconds", "operations")
         return self.model_dump(mode="json", include={"lab", "run", "report", "accel"}) | {
             "guests": [
-                guest.model_dump(mode="json", include={"name", "frontend", *traffic})
+                guest.model_dump(mode="json", include={"name", "frontend", *traffic, *files})
                 | {
                     "workloads": [
                         workload.model_dump(mode="json", include=set(result))
@@ -267,6 +299,17 @@ def client_series(
     return extract(store, value, interval)
 
 
+def cleancache_series(store: Sequence[Sample], client: str, key: str, interval: float) -> Series:
+    """A counter of a guest's kernel, as its agent has told the store."""
+
+    def value(sample: Sample) -> float:
+        clients = sample["status"]["clients"]
+        (found,) = (each for each in clients if each["name"] == client)
+        return float(found["guest"]["stats"]["cleancache"][key])
+
+    return extract(store, value, interval)
+
+
 def vmstat_series(samples: Sequence[Sample], key: str, interval: float) -> Series:
     """A counter of a guest's /proc/vmstat over time."""
     return extract(samples, lambda sample: float(sample["vmstat"][key]), interval)
@@ -303,6 +346,16 @@ def _guest(
             return None
         return PoolTraffic(**{key: counted_pages(key, pools) for key in PoolTraffic.model_fields})
 
+    def cleancache() -> Cleancache | None:
+        if guest.spec.frontend != "tmem" or ran.client is None:
+            return None
+        counted = {
+            key: _whole(cleancache_series(store, ran.client, key, interval).increase(windows))
+            for key in Cleancache.model_fields
+        }
+        return Cleancache(**counted)
+
+    read_kib = vmstat_series(samples, "pgpgin", interval).increase(windows)
     pages, size, ratio = _stored(store, ran.client, interval)
     return GuestResult(
         name=guest.name,
@@ -321,6 +374,8 @@ def _guest(
         over_reservation_pages=counted_pages("over_reservation", swapped_to),
         persistent=pool_traffic("persistent"),
         ephemeral=pool_traffic("ephemeral"),
+        cleancache=cleancache(),
+        disk_read_bytes=None if read_kib is None else int(read_kib) * 1024,
         load_pages=sum(workload.pages or 0 for workload in ran.workloads),
         out=traffic["pswpout"],
         into=traffic["pswpin"],

@@ -7,9 +7,11 @@ from kztlab.spec.model import (
     AnonSpec,
     Cluster,
     CollectSpec,
+    FilesSpec,
     Guest,
     GuestSpec,
     StoreSpec,
+    TmemSpec,
     WorkloadSpec,
 )
 from kztlab.spec.problem import Finding, Problem, SpecError
@@ -21,6 +23,7 @@ __all__ = [
     "AnonSpec",
     "Cluster",
     "CollectSpec",
+    "FilesSpec",
     "Finding",
     "Guest",
     "GuestSpec",
@@ -28,6 +31,7 @@ __all__ = [
     "Problem",
     "SpecError",
     "StoreSpec",
+    "TmemSpec",
     "WorkloadSpec",
     "check",
     "dump",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kztlab.spec.problem import Finding, suggest
-from kztlab.spec.units import MIB, format_size
+from kztlab.spec.units import MIB, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,11 +46,11 @@ def contradictions(
             message = f"{format_size(limit)} is more than the guest's {format_size(spec.memory)}"
             path = ("guests", name, "workload_memory_max")
             yield Finding(path, message, "memory.max must be below the guest's memory")
-        if spec.cleancache is not None and spec.frontend != "tmem":
-            message = f"frontend {spec.frontend!r} has no cleancache"
-            yield Finding(
-                ("guests", name, "cleancache"), message, "use frontend tmem, or leave it out"
-            )
+        for key in ("cleancache", "tmem"):
+            if getattr(spec, key) is not None and spec.frontend != "tmem":
+                message = f"frontend {spec.frontend!r} has no {key}"
+                hint = "use frontend tmem, or leave it out"
+                yield Finding(("guests", name, key), message, hint)
         if spec.cap is not None and (spec.reservation or 0) > spec.cap:
             message = f"{format_size(spec.reservation or 0)} is more than the guest's cap"
             hint = f"at most its cap of {format_size(spec.cap)}"
@@ -61,6 +61,11 @@ def contradictions(
         if first != index:
             message = f"{workload.name!r} is already the name of workloads[{first}]"
             yield Finding(("workloads", index, "name"), message, "choose another name")
+        if workload.files is not None and workload.files.duration >= workload.timeout:
+            timeout = format_duration(workload.timeout)
+            message = f"{format_duration(workload.files.duration)} and more do not fit in {timeout}"
+            hint = f"raise workloads[{index}].timeout, which is for creating the files, too"
+            yield Finding(("workloads", index, "files", "duration"), message, hint)
         yield from _targets(index, workload, guests)
 
 

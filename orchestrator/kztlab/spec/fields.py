@@ -86,6 +86,17 @@ def lasting(low: float, high: float) -> AfterValidator:
     return AfterValidator(bounded)
 
 
+def whole_seconds() -> AfterValidator:
+    """Durations without a fraction of a second."""
+
+    def whole(seconds: float) -> float:
+        if seconds != int(seconds):
+            raise error("duration", f"{format_duration(seconds)} is no number of whole seconds")
+        return seconds
+
+    return AfterValidator(whole)
+
+
 def _choice(what: str, choices: Sequence[str]) -> BeforeValidator:
     def known(value: object) -> object:
         if not isinstance(value, str) or value in choices:

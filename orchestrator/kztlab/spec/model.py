@@ -29,6 +29,7 @@ from kztlab.spec.fields import (
     error,
     lasting,
     sized,
+    whole_seconds,
 )
 from kztlab.spec.problem import Finding, Origin, Problem
 from kztlab.spec.units import GIB, KIB, MIB, TIB
@@ -96,6 +97,32 @@ class StoreSpec(Section):
     )
 
 
+class TmemSpec(Section):
+    """With frontend `tmem`: how the guest's kernel asks the store, by its module's parameters."""
+
+    put_wait: bool = Field(
+        default=False,
+        description="Whether clean pages of files wait for their turn when there are too many on "
+        "their way to the store. Otherwise they are dropped, and read from the disk if they are "
+        "wanted again.",
+    )
+    writeback: bool = Field(
+        default=True,
+        description="Whether pages are swapped out as to a disk, many at a time. Otherwise each "
+        "waits for the store's answer.",
+    )
+    timeout: Annotated[Duration, lasting(0.1, 3600)] = Field(
+        default=10.0,
+        description="How long the store may owe an answer until the kernel begins another "
+        "session. 100ms to 1h.",
+    )
+    slots: Annotated[int, Field(ge=16, le=65536)] = Field(
+        default=256,
+        description="Pages that can be under way at once. Each takes a page of the guest's "
+        "memory. 16 to 65536.",
+    )
+
+
 class GuestSpec(Section):
     """A guest, or several that are alike."""
 
@@ -130,6 +157,10 @@ class GuestSpec(Section):
         default=None,
         description="With frontend `tmem`: whether the store also gets clean pages of files that "
         "the guest has no memory for. By default it does.",
+    )
+    tmem: TmemSpec | None = Field(
+        default=None,
+        description="With frontend `tmem`: how the guest's kernel asks the store.",
     )
     swap: Annotated[Size, sized(MIB, _MAX_SWAP, unit=_PAGE)] = Field(
         default=GIB,
@@ -215,12 +246,38 @@ class AnonSpec(Section):
     )
 
 
-class WorkloadSpec(Section):
-    """Something to run in guests: either `anon` or `command`."""
+class FilesSpec(Section):
+    """The built-in workload on files: several processes change the same ones by write, mmap,
+    O_DIRECT, truncate, holes and renames, and verify every page they read."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["anon"]}, {"required": ["command"]}]}
+    size: Annotated[Size, sized(MIB, 16 * TIB, unit=_PAGE)] = Field(
+        description="Of all files together, a multiple of 4KiB. They are in the guest's /root, in "
+        "a folder with the workload's name, and stay."
     )
+    files: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=16, description="How many files. 1 to 1024."
+    )
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=2, description="How many processes. 1 to 64."
+    )
+    duration: Annotated[Duration, lasting(1, 7 * _DAY), whole_seconds()] = Field(
+        default=10.0,
+        description="How long they work on the files once these have been created, in whole "
+        "seconds. 1s to 168h. Creating them, and reading all once more at the end, comes on top.",
+    )
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)] = Field(
+        default=1,
+        description="Seed of contents and operations. The processes decide the order.",
+    )
+
+
+TASKS = ("anon", "files", "command")
+
+
+class WorkloadSpec(Section):
+    """Something to run in guests: one of `anon`, `files` and `command`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [task]} for task in TASKS]})
 
     name: Name = Field(description="Names the workload in results. Unique in the file.")
     on: Annotated[list[str], Field(min_length=1)] = Field(
@@ -228,6 +285,7 @@ class WorkloadSpec(Section):
         "ones such as `web-2`."
     )
     anon: AnonSpec | None = Field(default=None, description="The built-in memory workload.")
+    files: FilesSpec | None = Field(default=None, description="The built-in workload on files.")
     command: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="A shell command; exit status 0 is success."
     )
@@ -242,9 +300,10 @@ class WorkloadSpec(Section):
 
     @model_validator(mode="after")
     def _has_one_task(self) -> WorkloadSpec:
-        if (self.anon is None) == (self.command is None):
-            what = "neither 'anon' nor 'command'" if self.anon is None else "'anon' and 'command'"
-            raise error("task", f"has {what}", "a workload has exactly one of the two")
+        tasks = [task for task in TASKS if getattr(self, task) is not None]
+        if len(tasks) != 1:
+            what = " and ".join(map(repr, tasks)) or "nothing to do"
+            raise error("task", f"has {what}", f"a workload has exactly one of {', '.join(TASKS)}")
         return self
 
 

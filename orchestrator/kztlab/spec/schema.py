@@ -12,9 +12,11 @@ from kztlab.spec.model import (
     AnonSpec,
     Cluster,
     CollectSpec,
+    FilesSpec,
     GuestSpec,
     Section,
     StoreSpec,
+    TmemSpec,
     WorkloadSpec,
 )
 from kztlab.spec.template import init_text
@@ -23,8 +25,10 @@ SECTIONS: dict[type[Section], str] = {
     Cluster: "The file",
     StoreSpec: "store",
     GuestSpec: "guests.NAME",
+    TmemSpec: "guests.NAME.tmem",
     WorkloadSpec: "workloads[]",
     AnonSpec: "workloads[].anon",
+    FilesSpec: "workloads[].files",
     CollectSpec: "collect",
 }
 

@@ -27,6 +27,9 @@ workloads:
       content: mixed        # or real, text, zero, random
       passes: 2
     timeout: 10min
+  # - name: rewrite
+  #   on: [web-1]
+  #   files: {{size: 256MiB, duration: 30s}}  # the same for files and the page cache
   # - name: build
   #   on: [web-2]
   #   command: "make -C /src -j2"

@@ -11,7 +11,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kztlab.spec import AnonSpec, WorkloadSpec
+    from kztlab.spec import AnonSpec, FilesSpec, WorkloadSpec
 
 KZT_LOAD = "kzt-load"
 
@@ -31,6 +31,21 @@ def anon(spec: AnonSpec) -> list[str]:
     ]
 
 
+def files(spec: FilesSpec, folder: str) -> list[str]:
+    """The command line of kzt-load for the built-in workload on files."""
+    return [
+        KZT_LOAD,
+        "files",
+        f"--folder={folder}",
+        f"--size={spec.size}",
+        f"--files={spec.files}",
+        f"--processes={spec.processes}",
+        f"--seconds={spec.duration:.0f}",
+        f"--seed={spec.seed}",
+        "--json",
+    ]
+
+
 def start(workload: WorkloadSpec, group: str) -> str:
     """A script that runs the workload in its control group, with the workload's exit status.
 
@@ -39,6 +54,8 @@ def start(workload: WorkloadSpec, group: str) -> str:
     task = ["sh", "-c", workload.command] if workload.command else []
     if workload.anon:
         task = anon(workload.anon)
+    if workload.files:
+        task = files(workload.files, workload.name)
     return f"""\
 set -e
 cd {shlex.quote(group)}

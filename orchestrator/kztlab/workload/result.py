@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kztlab.guest import Completed
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Byte = Annotated[int, Field(ge=0, le=255)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Sentence = Annotated[str, Field(pattern="^[ -~]{1,200}$")]
 
 SIGNALLED = 128
 """A shell's exit status for a command that signal N ended is this plus N."""
@@ -40,21 +44,45 @@ class WrongByte(BaseModel):
         )
 
 
-class LoadReport(BaseModel):
-    """What kzt-load prints."""
+class Report(BaseModel):
+    """What kzt-load prints, whatever it does."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ok: bool
+    bad_pages: Count
+    seconds: Seconds
+
+
+class LoadReport(Report):
+    """What `kzt-load anon` prints."""
+
     pages: Count
     passes: Count
-    bad_pages: Count
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    fill_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    longest_access_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    fill_seconds: Seconds
+    longest_access_seconds: Seconds
     pswpin: Count | None
     pswpout: Count | None
     errors: Annotated[list[WrongByte], Field(max_length=16)]
+
+    def wrong(self) -> str | None:
+        """What to say of wrong pages, if there are any."""
+        return _wrong(self.bad_pages, self.pages, self.errors)
+
+
+class FilesReport(Report):
+    """What `kzt-load files` prints."""
+
+    operations: Count
+    pages_read: Count
+    pages_written: Count
+    longest_operation_seconds: Seconds
+    errors: Annotated[list[Sentence], Field(max_length=8 * 64)]
+    """Eight of each process."""
+
+    def wrong(self) -> str | None:
+        """What to say of wrong pages, if there are any."""
+        return _wrong(self.bad_pages, self.pages_read, self.errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +98,7 @@ class Outcome:
     """Why it counts as failed, in one line."""
     lost: bool = False
     """It failed because the guest went away under it."""
-    report: LoadReport | None = None
+    report: LoadReport | FilesReport | None = None
     output: str = ""
     """The end of what it printed, unless that was a report."""
 
@@ -88,16 +116,17 @@ class Outcome:
         return self.report.bad_pages if self.report else None
 
 
-def judge_anon(done: Completed) -> tuple[LoadReport | None, str | None]:
+def judge_load(
+    kind: type[LoadReport | FilesReport], done: Completed
+) -> tuple[LoadReport | FilesReport | None, str | None]:
     """kzt-load's report and, if the run was not a good one, why."""
     try:
-        report = LoadReport.model_validate_json(done.stdout)
+        report = kind.model_validate_json(done.stdout)
     except ValidationError as error:
         problem = f"printed no report: {error.errors()[0]['msg']}"
         return None, f"kzt-load {problem if done.exit == 0 else _ending(done)}"
-    if report.bad_pages:
-        first = f", the first: {report.errors[0]}" if report.errors else ""
-        return report, f"{report.bad_pages} of {report.pages} pages were wrong{first}"
+    if wrong := report.wrong():
+        return report, wrong
     if done.exit or not report.ok:
         return report, f"kzt-load {_ending(done)}"
     return report, None
@@ -111,6 +140,11 @@ def judge_command(done: Completed) -> str | None:
 def tail(text: str) -> str:
     """The end of a text, where programs say what went wrong."""
     return text if len(text) <= OUTPUT_KEPT else f"…{text[-OUTPUT_KEPT:]}"
+
+
+def _wrong(bad: int, pages: int, errors: Sequence[object]) -> str | None:
+    first = f", the first: {errors[0]}" if errors else ""
+    return f"{bad} of {pages} pages were wrong{first}" if bad else None
 
 
 def _ending(done: Completed) -> str:

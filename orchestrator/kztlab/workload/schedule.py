@@ -13,7 +13,14 @@ from kztlab.guest import CommandTimeout, Completed, Shell
 from kztlab.parallel import in_parallel
 from kztlab.spec import format_duration
 from kztlab.workload import command
-from kztlab.workload.result import Outcome, judge_anon, judge_command, tail
+from kztlab.workload.result import (
+    FilesReport,
+    LoadReport,
+    Outcome,
+    judge_command,
+    judge_load,
+    tail,
+)
 
 if TYPE_CHECKING:
     import threading
@@ -91,8 +98,8 @@ def _attempt(runner: Runner, workload: WorkloadSpec, stop: threading.Event) -> O
         failure, lost = error.message, True
     report = None
     output = tail(done.stdout + done.stderr) if done else ""
-    if done and workload.anon:
-        report, failure = judge_anon(done)
+    if done and not workload.command:
+        report, failure = judge_load(LoadReport if workload.anon else FilesReport, done)
         output = tail(done.stderr) if report else output
     elif done:
         failure = judge_command(done)
@@ -111,5 +118,11 @@ def _attempt(runner: Runner, workload: WorkloadSpec, stop: threading.Event) -> O
 def _told(outcome: Outcome) -> str:
     if outcome.failure:
         return outcome.failure.splitlines()[0]
-    pages = f", {outcome.report.pages} pages, 0 bad" if outcome.report else ""
-    return f"done in {outcome.seconds:.1f} s{pages}"
+    match outcome.report:
+        case LoadReport() as report:
+            verified = f", {report.pages} pages, 0 bad"
+        case FilesReport() as report:
+            verified = f", {report.operations} operations, {report.pages_read} pages read, 0 bad"
+        case None:
+            verified = ""
+    return f"done in {outcome.seconds:.1f} s{verified}"

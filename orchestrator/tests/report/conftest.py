@@ -65,7 +65,7 @@ def guest_sample(time: float, guest: int) -> dict[str, Any]:
             "SwapTotal": 1024 * MIB,
             "SwapFree": 1024 * MIB - out * 2048,
         },
-        "vmstat": {"pswpout": 500 + out, "pswpin": 90 + int(out * 0.7)},
+        "vmstat": {"pgpgin": 4 * out, "pswpout": 500 + out, "pswpin": 90 + int(out * 0.7)},
         "pressure": {"memory": {"some": progress(time) * 20, "full": progress(time) * 9}},
         "cgroup": {"current": int(memory * (held - 0.2)), "swap": out * 2048},
     }
@@ -90,6 +90,8 @@ def client(time: float, name: str, guest: int) -> dict[str, Any]:
     cached = dict.fromkeys(swap, 0)
     if name == "db":
         cached |= {"puts": 2 * puts, "gets": puts, "get_hits": puts // 2, "evicted": puts // 4}
+    cleancache = {"puts": 2 * puts, "failed_puts": puts // 8, "invalidates": puts // 2}
+    cleancache |= {"succ_gets": 3 * puts // 4, "failed_gets": puts // 4}
     return {
         "name": name,
         "swap_bytes": 1024 * MIB,
@@ -103,6 +105,7 @@ def client(time: float, name: str, guest: int) -> dict[str, Any]:
         "counters": {key: count + cached[key] for key, count in swap.items()},
         "persistent": {"stored_pages": stored, "counters": swap},
         "ephemeral": {"stored_pages": 0, "counters": cached},
+        "guest": {"stats": {"cleancache": cleancache}} if name == "db" else None,
         "latency": {
             "put": {"count": puts, "p50_us": 5.1, "p99_us": 22.4, "p999_us": 81.0},
             "get": {"count": puts // 2, "p50_us": 3.2, "p99_us": 14.9, "p999_us": 60.2},

@@ -65,6 +65,11 @@ def page(summarized: Callable[..., Summary], run: RunDirectory) -> Page:
     return Page(write_report(run).read_text(encoding="utf-8"))
 
 
+def test_the_share_of_hits_of_cached_pages_is_told(page: Page) -> None:
+    assert "Clean pages of files" in page.text()
+    assert " db 153,600 9,600 57,600 19,200 75.0% " in page.text()
+
+
 def test_the_report_needs_no_other_file(page: Page) -> None:
     assert page.sources == []
 

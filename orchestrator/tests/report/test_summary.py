@@ -33,6 +33,8 @@ def test_the_json_object_of_a_run(summarized: Callable[..., Summary], run: RunDi
         "swapped_in_pages": 53_760,
         "stored_pages": 50_000,
         "stored_bytes": 50_000 * 4096 // 3,
+        "disk_read_bytes": 4 * 76_800 * 1024,
+        "cleancache": None,
         "workloads": [
             {
                 "name": "fill",
@@ -40,6 +42,7 @@ def test_the_json_object_of_a_run(summarized: Callable[..., Summary], run: RunDi
                 "seconds": 59.5,
                 "bad_pages": 0,
                 "longest_access_seconds": 0.25,
+                "operations": None,
             }
         ],
     }
@@ -77,6 +80,15 @@ def test_swapped_and_cached_pages_of_a_tmem_guest_are_told_apart(
     assert (db.persistent.puts, db.persistent.get_hits) == (76_800, 53_760)
     assert (db.ephemeral.puts, db.ephemeral.gets) == (153_600, 76_800)
     assert (db.ephemeral.get_hits, db.ephemeral.evicted) == (38_400, 19_200)
+
+
+def test_what_the_guest_counted_of_cached_pages(summarized: Callable[..., Summary]) -> None:
+    web, _, db, _ = summarized().guests
+    assert web.cleancache is None
+    assert db.cleancache is not None
+    assert (db.cleancache.puts, db.cleancache.failed_puts) == (153_600, 9_600)
+    assert (db.cleancache.succ_gets, db.cleancache.failed_gets) == (57_600, 19_200)
+    assert db.cleancache.hit_share == 0.75
 
 
 def test_ends_that_count_differently_are_told_apart() -> None:

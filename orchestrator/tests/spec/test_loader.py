@@ -226,6 +226,14 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
             ),
         ),
         (
+            "lab: q\nguests: {a: {frontend: nbd, tmem: {put_wait: true}}}",
+            "2:35: guests.a.tmem: frontend 'nbd' has no tmem (use frontend tmem, or leave it out)",
+        ),
+        (
+            "lab: q\nguests: {a: {frontend: tmem, tmem: {timeout: 10}}}",
+            "2:46: guests.a.tmem.timeout: 10 has no unit (write 10s, 10min or 10ms)",
+        ),
+        (
             "lab: q\nguests: {a: {}}\nstore: {spill: 1MiB}",
             "3:16: store.spill: 1MiB is too small (at least 2MiB)",
         ),
@@ -296,8 +304,8 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
         (
             "lab: q\nguests: {a: {}}\nworkloads:\n  - {name: w, on: [a]}",
             (
-                "4:5: workloads[0]: has neither 'anon' nor 'command'"
-                " (a workload has exactly one of the two)"
+                "4:5: workloads[0]: has nothing to do"
+                " (a workload has exactly one of anon, files, command)"
             ),
         ),
         (
@@ -305,7 +313,27 @@ def test_a_good_file_has_no_problems(problems: Problems) -> None:
                 "lab: q\nguests: {a: {}}\n"
                 "workloads:\n  - {name: w, on: [a], command: x, anon: {size: 1MiB}}"
             ),
-            "4:5: workloads[0]: has 'anon' and 'command' (a workload has exactly one of the two)",
+            (
+                "4:5: workloads[0]: has 'anon' and 'command'"
+                " (a workload has exactly one of anon, files, command)"
+            ),
+        ),
+        (
+            (
+                "lab: q\nguests: {a: {}}\n"
+                "workloads:\n  - {name: w, on: [a], files: {size: 1MiB, duration: 10min}}"
+            ),
+            (
+                "4:54: workloads[0].files.duration: 10min and more do not fit in 10min"
+                " (raise workloads[0].timeout, which is for creating the files, too)"
+            ),
+        ),
+        (
+            (
+                "lab: q\nguests: {a: {}}\n"
+                "workloads:\n  - {name: w, on: [a], files: {size: 1MiB, duration: 1500ms}}"
+            ),
+            "4:54: workloads[0].files.duration: 1500ms is no number of whole seconds",
         ),
         (
             (

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from kztlab.spec import AnonSpec, WorkloadSpec
+from kztlab.spec import AnonSpec, FilesSpec, WorkloadSpec
 from kztlab.workload import command
 
 
@@ -57,6 +57,15 @@ def test_every_setting_of_anon_is_an_option() -> None:
         "--corpus=/usr/share",
         "--json",
     ]
+
+
+def test_every_setting_of_files_is_an_option() -> None:
+    spec = FilesSpec(size=64 << 20, files=5, processes=3, duration=30.0, seed=9)
+    workload = WorkloadSpec(name="rewrite", on=["a"], files=spec)
+    assert command.start(workload, "/g").splitlines()[-1] == (
+        "exec kzt-load files --folder=rewrite --size=67108864 --files=5 --processes=3"
+        " --seconds=30 --seed=9 --json"
+    )
 
 
 def test_a_corpus_with_odd_characters_is_one_word() -> None:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from kztlab.guest import Completed
-from kztlab.workload.result import OUTPUT_KEPT, judge_anon, judge_command, tail
+from kztlab.workload.result import (
+    OUTPUT_KEPT,
+    FilesReport,
+    LoadReport,
+    judge_command,
+    judge_load,
+    tail,
+)
 
 GOOD: dict[str, Any] = {
     "ok": True,
@@ -23,6 +30,16 @@ GOOD: dict[str, Any] = {
     "pswpout": 20,
     "errors": [],
 }
+FILES: dict[str, Any] = {
+    "ok": True,
+    "operations": 50,
+    "pages_read": 70,
+    "pages_written": 60,
+    "bad_pages": 0,
+    "seconds": 12.5,
+    "longest_operation_seconds": 0.5,
+    "errors": [],
+}
 WRONG = {"pass": 1, "address": "0x7f0000001000", "offset": 4096, "expected": 1, "found": 255}
 
 
@@ -31,19 +48,19 @@ def ended(report: object, exit_code: int = 0, stderr: str = "") -> Completed:
 
 
 def test_a_good_report_is_good() -> None:
-    report, failure = judge_anon(ended(GOOD))
+    report, failure = judge_load(LoadReport, ended(GOOD))
     assert failure is None
-    assert report is not None
+    assert isinstance(report, LoadReport)
     assert (report.pages, report.seconds) == (100, 1.5)
 
 
 def test_counters_that_the_kernel_lacks_are_missing() -> None:
-    assert judge_anon(ended(GOOD | {"pswpin": None, "pswpout": None}))[1] is None
+    assert judge_load(LoadReport, ended(GOOD | {"pswpin": None, "pswpout": None}))[1] is None
 
 
 def test_bad_pages_are_told_with_the_first_wrong_byte() -> None:
     bad = GOOD | {"ok": False, "bad_pages": 3, "errors": [WRONG]}
-    report, failure = judge_anon(ended(bad, 1))
+    report, failure = judge_load(LoadReport, ended(bad, 1))
     assert report is not None
     assert report.bad_pages == 3
     assert failure == (
@@ -52,12 +69,23 @@ def test_bad_pages_are_told_with_the_first_wrong_byte() -> None:
     )
 
 
+def test_a_load_on_files_is_judged_alike() -> None:
+    assert judge_load(FilesReport, ended(FILES))[1] is None
+    bad = FILES | {"ok": False, "bad_pages": 2, "errors": ["file 1 page 2, read: not version 3"]}
+    report, failure = judge_load(FilesReport, ended(bad, 1))
+    assert report is not None
+    assert failure == "2 of 70 pages were wrong, the first: file 1 page 2, read: not version 3"
+    assert judge_load(FilesReport, ended(FILES, 2))[1] is not None
+    for wrong in (GOOD, FILES | {"errors": ["\x1b[2J"]}, FILES | {"operations": -1}):
+        assert judge_load(FilesReport, ended(wrong))[0] is None
+
+
 @pytest.mark.parametrize(
     ("report", "exit_code"),
     [(GOOD | {"bad_pages": 1}, 0), (GOOD | {"ok": False}, 0), (GOOD, 1)],
 )
 def test_whatever_looks_wrong_is_a_failure(report: dict[str, Any], exit_code: int) -> None:
-    assert judge_anon(ended(report, exit_code))[1] is not None
+    assert judge_load(LoadReport, ended(report, exit_code))[1] is not None
 
 
 @pytest.mark.parametrize(
@@ -77,14 +105,14 @@ def test_whatever_looks_wrong_is_a_failure(report: dict[str, Any], exit_code: in
     ],
 )
 def test_what_is_no_report_is_a_failure(report: object) -> None:
-    parsed, failure = judge_anon(ended(report))
+    parsed, failure = judge_load(LoadReport, ended(report))
     assert parsed is None
     assert failure is not None
     assert failure.startswith("kzt-load printed no report")
 
 
 def test_a_killed_workload_is_told_as_such() -> None:
-    report, failure = judge_anon(Completed(137, "", "Killed\n"))
+    report, failure = judge_load(LoadReport, Completed(137, "", "Killed\n"))
     assert report is None
     assert failure == (
         "kzt-load was killed by signal 9, perhaps for lack of memory: see the console: Killed"
