@@ -275,8 +275,9 @@ fn fill_cache(store: &Store, puts: u32, random: &mut Random, cx: &mut Context) {
     }
 }
 
-/// Carries `ops` operations out in an arena. Where pages may share a block, there are few different
-/// ones, so that they do.
+/// Carries `ops` operations out in an arena, and where memory spills as many more as it takes until
+/// one of the pages in question has left it: which ones do hangs on the arena's random key. Where
+/// pages may share a block, there are few different ones, so that they do.
 fn every_prefix(name: &str, ops: u32, memory: Memory, allocator: Allocator, dedup: &str) {
     let dedup: Dedup = dedup.parse().unwrap();
     let contents = if dedup == Dedup::Off { 1 << 20 } else { 24 };
@@ -306,7 +307,10 @@ fn every_prefix(name: &str, ops: u32, memory: Memory, allocator: Allocator, dedu
     let mut pages = Pages::new();
     let mut refused = 0;
     let mut left_memory = false;
-    for n in 0..ops {
+    for n in 0..ops * 10 {
+        if n >= ops && left_memory == spilled {
+            break;
+        }
         if spilled {
             let pool = store.open_pool(FILLER).unwrap();
             for index in (0..6).map(|more| (n * 6 + more) % 300) {
