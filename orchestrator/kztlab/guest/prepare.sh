@@ -13,6 +13,8 @@ set -eu
 # Writing a page to a device takes memory, at the very moment that there is none.
 MIN_FREE_KIB=4096
 
+ZSWAP=/sys/module/zswap/parameters
+
 fail() {
     echo "$*" >&2
     exit 1
@@ -44,8 +46,7 @@ find_device() {
 
 # Memory that a guest compresses or swaps elsewhere by itself would not be measured.
 only_this_swap() {
-    zswap=/sys/module/zswap/parameters/enabled
-    [ ! -e $zswap ] || echo N >$zswap
+    [ ! -e $ZSWAP/enabled ] || echo N >$ZSWAP/enabled
     while read -r device _; do
         case $device in
             Filename | "$1") ;;
@@ -144,12 +145,11 @@ swap_tmem() {
 }
 
 swap_zswap() {
-    zswap=/sys/module/zswap/parameters
-    [ -e $zswap/enabled ] ||
+    [ -e $ZSWAP/enabled ] ||
         fail "this guest's kernel has no zswap: image debian-trixie-tmem has it"
     swap_disk "$1"
-    echo Y >$zswap/enabled || fail "zswap can't be switched on"
-    echo "algorithm=$(cat $zswap/compressor)"
+    echo Y >$ZSWAP/enabled || fail "zswap can't be switched on"
+    echo "algorithm=$(cat $ZSWAP/compressor)"
 }
 
 swap_zram() {

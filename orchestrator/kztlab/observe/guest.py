@@ -41,6 +41,8 @@ _VMSTAT = (
     "pgpgin",
     "pswpin",
     "pswpout",
+    "zswpin",
+    "zswpout",
     "pgmajfault",
     "pgscan_kswapd",
     "pgscan_direct",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kztlab.report.chart import INK, PALETTE, QUIET, Chart
 from kztlab.report.series import Gap, Series, Window, extract, gaps, merged
-from kztlab.report.summary import PAGE, arena_series, client_series, vmstat_series
+from kztlab.report.summary import PAGE, arena_series, client_series, swap_series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -111,7 +111,7 @@ class Plots:
         )
         for guest in self._summary.guests:
             if guest.swap_bytes:
-                out = vmstat_series(self._guests[guest.name], "pswpout", self._interval).rate()
+                out = swap_series(self._guests[guest.name], "pswpout", self._interval).rate()
                 chart.line(guest.name, out, self.color(guest), hover="%{y:,.0f}")
         return chart
 
@@ -159,12 +159,12 @@ class Plots:
         chart = self._chart(
             "Swap traffic",
             "Pages written to (out) and read from (in) the swap device per second, as the guest's"
-            " kernel counts them: pswpout and pswpin.",
+            " kernel counts them: pswpout and pswpin, with zswpout and zswpin.",
             "pages/s",
             guest,
         )
         for name, key in (("out", "pswpout"), ("in", "pswpin")):
-            rate = vmstat_series(self._guests[guest.name], key, self._interval).rate()
+            rate = swap_series(self._guests[guest.name], key, self._interval).rate()
             color = self.color(guest) if name == "out" else INK
             chart.line(name, rate, color, filled=name == "out", hover="%{y:,.0f}")
         self._mark_gaps(chart, self._guests[guest.name])

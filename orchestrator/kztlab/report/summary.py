@@ -315,6 +315,15 @@ def vmstat_series(samples: Sequence[Sample], key: str, interval: float) -> Serie
     return extract(samples, lambda sample: float(sample["vmstat"][key]), interval)
 
 
+def swap_series(samples: Sequence[Sample], key: str, interval: float) -> Series:
+    """A guest's pswpin or pswpout over time, with what its zswap took, which counts by itself."""
+
+    def value(sample: Sample) -> float:
+        return float(sample["vmstat"][key] + sample["vmstat"].get(f"z{key[1:]}", 0))
+
+    return extract(samples, value, interval)
+
+
 def _guest(
     guest: Guest, ran: Ran, run: RunDirectory, store: Sequence[Sample], interval: float
 ) -> GuestResult:
@@ -326,7 +335,7 @@ def _guest(
     swapped_to = "persistent" if guest.spec.frontend == "tmem" else None
     traffic = {}
     for ours, theirs in (("pswpout", "puts"), ("pswpin", "gets")):
-        swapped = vmstat_series(samples, ours, interval) if guest.spec.swap_size else Series([], [])
+        swapped = swap_series(samples, ours, interval) if guest.spec.swap_size else Series([], [])
         counted = (
             client_series(store, ran.client, theirs, interval, swapped_to)
             if ran.client
