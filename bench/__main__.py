@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
@@ -89,16 +89,29 @@ def print_guests(figures: list[guests.Figure], rounds: int) -> None:
     for load in dict.fromkeys(figure.load for figure in figures):
         same = [figure for figure in figures if figure.load == load]
         baselines = [figure for figure in same if figure.frontend in guests.BASELINES]
-        columns = ("seconds", "pages swapped", *(f"× {each.frontend}" for each in baselines))
-        print()
+        # The same over another image, where several are compared.
+        first = {
+            each.frontend: each
+            for each in figures
+            if each.load == replace(load, image=figures[0].load.image)
+        }
+        columns = ["seconds", "pages swapped", *(f"× {each.frontend}" for each in baselines)]
+        if load.image != figures[0].load.image:
+            columns.append("× first image")
+        print(f"\n{load.image}")
         print_row(f"{load.size}, virtual CPUs: {load.vcpus}", *columns, "processor time")
         for figure in same:
             parts = [(each.guest, each.qemu, each.store) for each in figure.processor]
+            others = [*baselines, first[figure.frontend]]
             print_row(
                 figure.frontend,
                 f"{figure.median:.1f}",
                 f"{sorted(figure.swapped_pages)[rounds // 2]}",
-                *(str(Ratio.of(figure.seconds, each.seconds)) for each in baselines),
+                *(
+                    str(Ratio.of(figure.seconds, each.seconds))
+                    for each in others
+                    if each is not figure or each in baselines
+                ),
                 " + ".join(f"{median(part):.1f}" for part in zip(*parts, strict=True)),
             )
 
@@ -161,6 +174,14 @@ def main() -> int:
         default=guests.FRONTENDS,
         help="of the guests (default: all)",
     )
+    parser.add_argument(
+        "--guest-images",
+        nargs="+",
+        default=[guests.IMAGE],
+        metavar="IMAGE",
+        help=f"that guests boot, several to compare them (default: {guests.IMAGE}, whose kernel"
+        " serves all frontends; others lack tmem)",
+    )
     parser.add_argument("--codec", default="lzo", help="of the store's part (default: lzo)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")
     arguments = parser.parse_args()
@@ -183,13 +204,13 @@ def main() -> int:
         result["guest_fio"] = [asdict(figure) for figure in inside]
         print_guest_fio(inside, arguments.repetitions)
     if arguments.only in {None, "guests"}:
-        figures = guests.compare(
-            arguments.frontends,
-            arguments.guest_sizes,
-            arguments.guest_vcpus,
-            arguments.guest_repetitions,
-            progress,
-        )
+        loads = [
+            guests.Load(size, vcpus, image)
+            for vcpus in arguments.guest_vcpus
+            for size in arguments.guest_sizes
+            for image in arguments.guest_images
+        ]
+        figures = guests.compare(arguments.frontends, loads, arguments.guest_repetitions, progress)
         result["guests"] = [asdict(figure) for figure in figures]
         print_guests(figures, arguments.guest_repetitions)
     if arguments.json:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The same verifying load in guests that swap to the store, to a disk or to their own zram.
+"""The same verifying load in guests that swap to the store, to a disk or to their own memory.
 
-All guests are of one lab and boot once. One at a time works; the others' processors are stopped
-meanwhile, so that they cost nothing.
+All guests are of one lab and boot once, from one image unless images are to be compared. One at a
+time works; the others' processors are stopped meanwhile, so that they cost nothing.
 """
 
 import json
@@ -19,8 +19,11 @@ from kztlab.guest import WORKLOAD_GROUP
 from kztlab.spec import parse_size
 from kztlab.store import StoreClient
 
-FRONTENDS = ("vhost-user-blk", "nbd", "relay", "disk", "zram")
+FRONTENDS = ("vhost-user-blk", "nbd", "relay", "tmem", "disk", "zswap", "zram")
 BASELINES = ("disk", "zram")
+
+IMAGE = "debian-trixie-tmem"
+"""Its kernel serves all frontends."""
 
 LAB = "bench-guests"
 HEAD = f"""\
@@ -28,7 +31,9 @@ lab: {LAB}
 store: {{memory: 1GiB, overcommit: true}}
 guests:
 """
-GUEST = "  {name}: {{memory: 192MiB, vcpus: {vcpus}, frontend: {frontend}, swap: 1GiB}}\n"
+GUEST = """\
+  {name}: {{memory: 192MiB, vcpus: {vcpus}, frontend: {frontend}, image: {image}, swap: 1GiB}}
+"""
 
 ZRAM_MOST = 256 << 20
 """Bytes of a load. zram keeps pages in the guest's own 192 MiB, where a load of 450 MiB did not end
@@ -44,10 +49,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Load:
-    """What a guest has to do, and with how many processors."""
+    """What a guest has to do, with how many processors and which system."""
 
     size: str
     vcpus: int
+    image: str
 
 
 @dataclass(frozen=True)
@@ -85,22 +91,25 @@ class Figure:
 
 def compare(
     frontends: Sequence[str],
-    sizes: Sequence[str],
-    vcpus: Sequence[int],
+    loads: Sequence[Load],
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[Figure]:
     """Run every load over each frontend in turn, as often as asked."""
     figures = [
-        Figure(frontend, Load(size, count), [], [], [])
-        for count in vcpus
-        for size in sizes
+        Figure(frontend, load, [], [], [])
+        for load in loads
         for frontend in frontends
-        if frontend != "zram" or parse_size(size) <= ZRAM_MOST
+        if frontend != "zram" or parse_size(load.size) <= ZRAM_MOST
     ]
     names = {_name(figure): figure for figure in figures}
     spec = HEAD + "".join(
-        GUEST.format(name=name, vcpus=figure.load.vcpus, frontend=figure.frontend)
+        GUEST.format(
+            name=name,
+            vcpus=figure.load.vcpus,
+            frontend=figure.frontend,
+            image=figure.load.image,
+        )
         for name, figure in names.items()
     )
     with lab.running(LAB, spec) as guests:
@@ -116,7 +125,7 @@ def compare(
 
 
 def _name(figure: Figure) -> str:
-    return f"{figure.frontend}-{figure.load.vcpus}"
+    return f"{figure.frontend}-{figure.load.vcpus}-{figure.load.image}"
 
 
 def _run(guests: Lab, figure: Figure) -> None:
