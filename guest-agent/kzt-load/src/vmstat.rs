@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The machine's swap traffic.
 
-/// Pages swapped in and out, of the whole machine; None where the kernel does not count them.
+/// Pages swapped in and out, of the whole machine; None where the kernel does not count them. Those that
+/// zswap takes count, too: the kernel counts them by themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct SwapTraffic {
     pub(crate) pages_in: Option<u64>,
@@ -29,9 +30,13 @@ fn parse(vmstat: &str) -> SwapTraffic {
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     };
+    let both = |name: &str, zswap: &str| {
+        let device: u64 = counter(name)?;
+        Some(device + counter(zswap).unwrap_or(0))
+    };
     SwapTraffic {
-        pages_in: counter("pswpin"),
-        pages_out: counter("pswpout"),
+        pages_in: both("pswpin", "zswpin"),
+        pages_out: both("pswpout", "zswpout"),
     }
 }
 
@@ -40,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_its_two_counters_and_no_other() {
+    fn finds_its_counters_and_no_other() {
         let traffic = parse("pgpgin 5\npswpinx 6\npswpin 7\npswpout 8\n");
         assert_eq!(
             traffic,
@@ -50,6 +55,18 @@ mod tests {
             }
         );
         assert_eq!(parse("pgpgin 5\n"), SwapTraffic::default());
+    }
+
+    #[test]
+    fn adds_what_zswap_took() {
+        let traffic = parse("pswpin 1\npswpout 2\nzswpin 10\nzswpout 20\nzswpwb 5\n");
+        assert_eq!(
+            traffic,
+            SwapTraffic {
+                pages_in: Some(11),
+                pages_out: Some(22)
+            }
+        );
     }
 
     #[test]
