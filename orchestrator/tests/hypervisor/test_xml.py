@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from kztlab.hypervisor import (
+    AcceleratorKind,
     DiskSwap,
     Domain,
     GuestState,
@@ -90,6 +91,19 @@ def test_emulated_cpu_copies_pages_in_words() -> None:
     }
     assert off == {"erms", "fsrm"}
     assert tree(replace(DOMAIN, accelerator="kvm")).find("cpu/feature") is None
+
+
+def test_barriers_of_one_emulated_processor_are_kept() -> None:
+    """QEMU 7.2 leaves them out where there can be no second one; the guest misses interrupts."""
+
+    def vcpus(count: int, accelerator: AcceleratorKind) -> tuple[str | None, str | None]:
+        vcpu = tree(replace(DOMAIN, vcpus=count, accelerator=accelerator)).find("vcpu")
+        assert vcpu is not None
+        return vcpu.get("current"), vcpu.text
+
+    assert vcpus(1, "tcg") == ("1", "2")
+    assert vcpus(2, "tcg") == (None, "2")
+    assert vcpus(1, "kvm") == (None, "1")
 
 
 def test_store_that_is_away_or_full_does_not_end_a_guest() -> None:
