@@ -105,6 +105,18 @@ class Swapper:
         return stdout
 
     @contextmanager
+    def filing(self, size: str, seconds: int) -> Iterator[FileLoad]:
+        """Meanwhile a load on files that verifies, where workloads run."""
+        load = f"exec kzt-load files --folder=/root/load --size={size} --seconds={seconds} --json"
+        command = f"echo $$ >{WORKLOAD_GROUP}/cgroup.procs && {load}"
+        with self.kztlab.start("exec", f"{self.lab}/{self.guest}", "--", command) as started:
+            yield FileLoad(started)
+
+    def counter(self, path: str) -> int:
+        """A counter of the guest's kernel, by its file."""
+        return int(self.run(f"cat {path}"))
+
+    @contextmanager
     def files(self, group: str = "/sys/fs/cgroup") -> Iterator[None]:
         """Meanwhile pages of files come and go, dirty and clean, more than there is memory for."""
         self.run(PREPARE_FILES)
@@ -152,6 +164,33 @@ class Swapper:
                 self.wait_more(load, PAGES_BETWEEN)
                 self.run(KILL_ALL if kill % 4 == 3 else KILL_PUMP, load)
             load.report()
+
+
+class FileLoad:
+    """A load on files at work, which ends when its time is over."""
+
+    def __init__(self, started: Started) -> None:
+        self._started = started
+
+    @property
+    def running(self) -> bool:
+        return self._started.process.poll() is None
+
+    def report(self) -> dict[str, Any]:
+        """Its report, once it has ended well."""
+        code, stdout, stderr = self._started.end()
+        assert stdout, f"exit code {code}: {stderr}"
+        report: dict[str, Any] = json.loads(stdout)
+        print(  # `pytest -rP` shows it
+            said := f"{report['operations']} operations, {report['pages_read']} pages read,"
+            f" {report['pages_written']} written, {report['bad_pages']} bad,"
+            f" {report['seconds']:.1f} s,"
+            f" longest operation {report['longest_operation_seconds']:.3f} s"
+        )
+        if not report["ok"] or report["bad_pages"]:
+            raise VerificationError("\n".join([said, *report["errors"]]))
+        assert code == 0, stderr
+        return report
 
 
 class Load:
