@@ -34,10 +34,12 @@ const MEMINFO: [&str; 12] = [
     "SwapTotal",
     "SwapFree",
 ];
-const VMSTAT: [&str; 9] = [
+const VMSTAT: [&str; 11] = [
     "pgpgin",
     "pswpin",
     "pswpout",
+    "zswpin",
+    "zswpout",
     "pgmajfault",
     "pgscan_kswapd",
     "pgscan_direct",
