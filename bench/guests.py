@@ -78,6 +78,7 @@ class Figure:
 
     frontend: str
     load: Load
+    guest: str
     seconds: list[float]
     swapped_pages: list[int]
     """Pages that went out and came in, by the guest's own count."""
@@ -96,13 +97,14 @@ def compare(
     progress: Callable[[str], None],
 ) -> list[Figure]:
     """Run every load over each frontend in turn, as often as asked."""
+    images = list(dict.fromkeys(load.image for load in loads))
     figures = [
-        Figure(frontend, load, [], [], [])
+        Figure(frontend, load, _guest(frontend, load, images), [], [], [])
         for load in loads
         for frontend in frontends
         if frontend != "zram" or parse_size(load.size) <= ZRAM_MOST
     ]
-    names = {_name(figure): figure for figure in figures}
+    names = {figure.guest: figure for figure in figures}
     spec = HEAD + "".join(
         GUEST.format(
             name=name,
@@ -119,17 +121,18 @@ def compare(
             # Who goes first is another one each round.
             first = number % len(figures)
             for figure in figures[first:] + figures[:first]:
-                progress(f"{number + 1}/{rounds}: {figure.load.size} in {_name(figure)}")
+                progress(f"{number + 1}/{rounds}: {figure.load.size} in {figure.guest}")
                 _run(guests, figure)
     return figures
 
 
-def _name(figure: Figure) -> str:
-    return f"{figure.frontend}-{figure.load.vcpus}-{figure.load.image}"
+def _guest(frontend: str, load: Load, images: Sequence[str]) -> str:
+    number = images.index(load.image)
+    return f"{frontend}-{load.vcpus}" + (f"-{number + 1}" if number else "")
 
 
 def _run(guests: Lab, figure: Figure) -> None:
-    name = _name(figure)
+    name = figure.guest
     with _going(guests, name), guests.start(name, SCRIPT % figure.load.size) as process:
         if (
             process.stdin is None
