@@ -82,8 +82,14 @@ def test_the_last_report_is_shown(daemon: Daemon, api: httpx.Client) -> None:
 
 def test_a_session_begins_as_documented(daemon: Daemon, api: httpx.Client) -> None:
     with _connect(daemon, "relay") as relay:
-        assert _next(relay, b"")[0] == port.Frame(port.RESET, 0)
-        relay.sendall(bytes(port.Frame(port.HELLO, 1 << 63, 0, struct.pack("<II", 4096, 0))))
+        reset, _ = _next(relay, b"")
+        nonce = port.nonce_of(reset)
+        assert reset == port.reset(nonce)
+        assert nonce != 0
+        for guess in (0, nonce ^ 1):
+            relay.sendall(bytes(port.hello(1 << 63, guess)))
+            assert _next(relay, b"") == (reset, b"")
+        relay.sendall(bytes(port.hello(1 << 63, nonce, longest=4096)))
         welcome, rest = _next(relay, b"")
         assert welcome == port.Frame(
             port.WELCOME, 1 << 63, 0, struct.pack("<IIQ", 1 << 15, 0, 1 << 20)
@@ -92,7 +98,7 @@ def test_a_session_begins_as_documented(daemon: Daemon, api: httpx.Client) -> No
         assert (greeting.kind, greeting.session, greeting.sequence) == (port.DATA, 1 << 63, 0)
         assert greeting.payload[:16] == b"NBDMAGICIHAVEOPT"
         relay.sendall(b"nonsense" * 10)
-        assert _next(relay, b"")[0] == port.Frame(port.RESET, 0)
+        assert _next(relay, b"")[0] == reset
         client = Client.model_validate(api.get("/v1/clients/a").json())
         assert client.connections == 1
     lines = api.get("/metrics").text.splitlines()

@@ -7,7 +7,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support import port
 from tests.support.swapping import KILL_ALL, Swapper
+
+from kztlab.hypervisor.xml import RELAY_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,20 +27,31 @@ guests:
   disk: {frontend: nbd, memory: 160MiB, swap: 512MiB}
 """
 
-HELLO = bytes.fromhex("""\
-4b5a5450 01010000 01000000 00000000 00000000 08000000 7304ad25 00000000 00800000 00000000""")
-"""The one of docs/protocol.md: a session begins, and garbage is met by that."""
-ESCAPED = "".join(f"\\{byte:03o}" for byte in HELLO)
 
-# With the agent away its ports can be opened, by one process each. What the host answers is read,
-# or it would soon listen no more.
-FLOOD = f"""\
+def say(frame: port.Frame) -> str:
+    """A command that prints it."""
+    octal = "".join(f"\\{byte:03o}" for byte in bytes(frame))
+    return f"printf '{octal}'"
+
+
+# With the agent away its ports can be opened, by one process each. Who does not know the nonce is
+# told it.
+LEARN = f"""\
 mv /usr/bin/kzt-agent /usr/bin/kzt-agent.away; {KILL_ALL}; sleep 0.5
+exec 3<>/dev/virtio-ports/{RELAY_PORT}
+{say(port.hello(1, 0))} >&3
+perl -e '
+    sysread STDIN, $_, 4096, length or die until /KZTP\\x01\\x05\\0\\0.{{32}}/s;
+    print unpack "H*", $&' <&3"""
+
+# A session begins, and garbage is met by that. What the host answers is read, or it would soon
+# listen no more.
+FLOOD = """\
 flood() (
     exec 3<>"$1" || exit
     cat <&3 >/dev/null &
     until [ -e /root/enough ]; do
-        {{ printf '{ESCAPED}'; head -c 100000 /dev/urandom; }} >&3
+        {{ {hello}; head -c 100000 /dev/urandom; }} >&3
     done
     kill $!
 )
@@ -59,7 +73,9 @@ def test_garbage_harms_nobody_else(lab: Kztlab) -> None:
     evil, *others = (Swapper(lab, "hostile", name) for name in ("evil", "relayed", "disk"))
     pid = evil.status()["pid"]
     before = evil.client()["relay_counters"]
-    with lab.start("exec", "hostile/evil", "--", FLOOD) as flood, ExitStack() as stack:
+    reset, _ = port.read(bytes.fromhex(evil.run(LEARN)))
+    command = FLOOD.format(hello=say(port.hello(1, port.nonce_of(reset))))
+    with lab.start("exec", "hostile/evil", "--", command) as flood, ExitStack() as stack:
         loads = [stack.enter_context(other.loading("256MiB")) for other in others]
         for load in loads:
             load.report()

@@ -45,6 +45,22 @@ def read(stream: bytes) -> tuple[Frame, bytes]:
     return frame, stream[end:]
 
 
+def hello(session: int, nonce: int, *, longest: int = 32 << 10) -> Frame:
+    """A session begins."""
+    return Frame(HELLO, session, payload=struct.pack("<IIQ", longest, 0, nonce))
+
+
+def reset(nonce: int) -> Frame:
+    """There is no session, and this is the connection's nonce."""
+    return Frame(RESET, 0, payload=struct.pack("<Q", nonce))
+
+
+def nonce_of(frame: Frame) -> int:
+    """What a RESET tells."""
+    (nonce,) = struct.unpack("<Q", frame.payload)
+    return int(nonce)
+
+
 def crc32c(data: bytes) -> int:
     """CRC-32C (Castagnoli), byte by byte."""
     crc = 0xFFFFFFFF

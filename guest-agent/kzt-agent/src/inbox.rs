@@ -109,6 +109,7 @@ impl Inbox {
                 self.payload = length;
                 Arrival::Data
             }
+            Some(AgentEvent::Nonce(nonce)) => self.arrived(step.taken, AgentEvent::Nonce(nonce)),
             Some(AgentEvent::Welcome(welcome)) => {
                 self.arrived(step.taken, AgentEvent::Welcome(welcome))
             }

@@ -45,6 +45,8 @@ pub(crate) struct Pump<'a> {
     device: BlockDevice,
     outlet: Outlet,
     receiver: AgentReceiver,
+    /// The last one that the port has told; 0 before that.
+    nonce: u64,
     inbox: Inbox,
     outbox: Outbox,
     negotiation: Negotiation,
@@ -133,6 +135,7 @@ impl<'a> Pump<'a> {
             device,
             outlet: Outlet::new(options.writing)?,
             receiver: AgentReceiver::default(),
+            nonce: 0,
             inbox: Inbox::new(),
             outbox: Outbox::new(),
             negotiation: Negotiation::new(),
@@ -263,6 +266,15 @@ impl<'a> Pump<'a> {
         match event {
             AgentEvent::Data(_) => Ok(()),
             AgentEvent::Lost(damage) => Err(Loss::Frame(damage)),
+            AgentEvent::Nonce(nonce) => {
+                let other = nonce != self.nonce;
+                self.nonce = nonce;
+                match &mut self.phase {
+                    Phase::Greeting { again, .. } if other => *again = now,
+                    _ => {}
+                }
+                Ok(())
+            }
             AgentEvent::Welcome(welcome) => {
                 if let Phase::Greeting { session, .. } = self.phase {
                     // A HELLO on its way would follow the session's first frame.
@@ -383,6 +395,7 @@ impl<'a> Pump<'a> {
                     let limits = Hello {
                         max_frame: MAX_FRAME,
                         flags: 0,
+                        nonce: self.nonce,
                     };
                     self.outbox.put(&hello(*session, &limits));
                 }

@@ -77,7 +77,7 @@ pub(crate) enum End {
     Timeout,
     /// The connection was fenced off or cut off.
     Abandoned,
-    /// The agent on a port has begun another session.
+    /// Somebody on a port begins another session.
     NewSession,
     /// What arrived on a port was not what had to follow in its session.
     Lost(Damage),

@@ -18,6 +18,7 @@ mod interrupt;
 mod listener;
 mod logging;
 mod negotiation;
+mod nonce;
 mod port;
 mod relay;
 mod server;

@@ -12,6 +12,7 @@ use crate::channel::Channel;
 use crate::client::Client;
 use crate::connection::{End, Peer};
 use crate::intake::{Filled, Intake};
+use crate::nonce;
 use crate::stopwatch::Measure;
 
 /// Receive buffer of a port: as many frames as are under way arrive in one system call.
@@ -25,14 +26,15 @@ const _: () = assert!(INPUT >= MAX_FRAME);
 pub(crate) struct Port<'a> {
     client: &'a Client,
     peer: &'a Peer,
+    nonce: u64,
     receiver: HostReceiver,
     /// What of the receiver's counters the client has been told.
     told: Counters,
     intake: Intake,
     /// Where the session's bytes not handed over yet are.
     payload: Range<usize>,
-    /// A session that wants to be welcomed.
-    hello: Option<(u64, Hello)>,
+    /// Who has said HELLO and has no answer yet.
+    caller: Option<Caller>,
     sender: Sender,
     /// Longest payload the agent takes.
     longest: usize,
@@ -41,31 +43,51 @@ pub(crate) struct Port<'a> {
     ended: bool,
 }
 
+/// Who says HELLO.
+enum Caller {
+    /// An agent, to be welcomed to a session of that number.
+    Agent(u64, Hello),
+    /// An agent that does not know the nonce, to be told; or a page that looks like a HELLO.
+    Stranger,
+}
+
+impl Caller {
+    fn of(event: HostEvent<'_>) -> Option<Self> {
+        match event {
+            HostEvent::Hello { session, hello } => Some(Self::Agent(session, hello)),
+            HostEvent::Stranger => Some(Self::Stranger),
+            HostEvent::Data(_) | HostEvent::Lost(_) => None,
+        }
+    }
+}
+
 /// What comes next on a port.
 enum Turn {
     /// Bytes of the session are at `payload`.
     Payload,
-    /// Another session wants to begin.
-    Session,
+    /// There is a caller; the session before is over.
+    Caller,
     /// The session is over.
     Lost(Damage),
 }
 
 impl<'a> Port<'a> {
-    pub(crate) fn new(client: &'a Client, peer: &'a Peer) -> Self {
-        Self {
+    pub(crate) fn new(client: &'a Client, peer: &'a Peer) -> Result<Self, End> {
+        let nonce = nonce::draw()?;
+        Ok(Self {
             client,
             peer,
-            receiver: HostReceiver::default(),
+            nonce,
+            receiver: HostReceiver::new(nonce),
             told: Counters::default(),
             intake: Intake::new(INPUT),
             payload: 0..0,
-            hello: None,
+            caller: None,
             sender: Sender::new(0),
             longest: 0,
             frame: Vec::with_capacity(MAX_FRAME),
             ended: false,
-        }
+        })
     }
 
     /// Whether the peer has hung up.
@@ -73,19 +95,20 @@ impl<'a> Port<'a> {
         self.ended
     }
 
-    /// Tells the agent that it has no session.
+    /// Tells the agent that it has no session, and the nonce for the next one.
     pub(crate) fn reset(&mut self) -> Result<(), End> {
         self.count();
-        self.peer.send(&port::reset(), None)
+        self.peer.send(&port::reset(self.nonce), None)
     }
 
     /// Waits for the next session and welcomes it; `false` when the peer has hung up.
     pub(crate) fn accept(&mut self) -> Result<bool, End> {
         loop {
             match self.look() {
-                Some(Turn::Session) => {
-                    self.welcome()?;
-                    return Ok(true);
+                Some(Turn::Caller) => {
+                    if self.answer()? {
+                        return Ok(true);
+                    }
                 }
                 Some(Turn::Lost(damage)) => return Err(End::Lost(damage)),
                 None if !self.fill(None)? => return Ok(false),
@@ -95,9 +118,11 @@ impl<'a> Port<'a> {
         }
     }
 
-    fn welcome(&mut self) -> Result<(), End> {
-        let Some((session, hello)) = self.hello.take() else {
-            return Ok(());
+    /// Welcomes the caller, or tells it the nonce; whether a session begins.
+    fn answer(&mut self) -> Result<bool, End> {
+        let Some(Caller::Agent(session, hello)) = self.caller.take() else {
+            self.reset()?;
+            return Ok(false);
         };
         self.count();
         self.sender = Sender::new(session);
@@ -107,28 +132,26 @@ impl<'a> Port<'a> {
             flags: 0,
             swap_bytes: self.client.size,
         };
-        self.peer.send(&port::welcome(session, &welcome), None)
+        self.peer.send(&port::welcome(session, &welcome), None)?;
+        Ok(true)
     }
 
     /// What the bytes that are there say; `None` when it takes more of them.
     fn look(&mut self) -> Option<Turn> {
-        if self.hello.is_some() {
-            return Some(Turn::Session);
+        if self.caller.is_some() {
+            return Some(Turn::Caller);
         }
         let step = self.receiver.next(self.intake.rest());
         let length = match step.event {
             Some(HostEvent::Data(data)) => data.len(),
             _ => 0,
         };
-        let turn = match step.event {
-            None => None,
-            Some(HostEvent::Data(_)) => Some(Turn::Payload),
-            Some(HostEvent::Hello { session, hello }) => {
-                self.hello = Some((session, hello));
-                Some(Turn::Session)
-            }
-            Some(HostEvent::Lost(damage)) => Some(Turn::Lost(damage)),
-        };
+        self.caller = step.event.and_then(Caller::of);
+        let turn = step.event.map(|event| match event {
+            HostEvent::Data(_) => Turn::Payload,
+            HostEvent::Hello { .. } | HostEvent::Stranger => Turn::Caller,
+            HostEvent::Lost(damage) => Turn::Lost(damage),
+        });
         self.payload = self.intake.take(step.taken, length);
         turn
     }
@@ -140,9 +163,7 @@ impl<'a> Port<'a> {
             Filled::Bytes => {}
             Filled::Stalled => {
                 let step = self.receiver.stalled(self.intake.rest());
-                if let Some(HostEvent::Hello { session, hello }) = step.event {
-                    self.hello = Some((session, hello));
-                }
+                self.caller = step.event.and_then(Caller::of);
                 self.intake.take(step.taken, 0);
             }
             Filled::Ended => self.ended = true,
@@ -182,8 +203,10 @@ impl Channel for Port<'_> {
             }
             match self.look() {
                 // For the test that has to notice that the check is missing.
-                Some(Turn::Session) if cfg!(feature = "no-session-check") => self.welcome()?,
-                Some(Turn::Session) => return Err(End::NewSession),
+                Some(Turn::Caller) if cfg!(feature = "no-session-check") => {
+                    self.answer()?;
+                }
+                Some(Turn::Caller) => return Err(End::NewSession),
                 Some(Turn::Lost(damage)) => return Err(End::Lost(damage)),
                 None if filled > 0 => return Ok(filled),
                 None if !self.fill(deadline)? => return Ok(0),

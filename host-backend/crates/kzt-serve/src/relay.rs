@@ -8,7 +8,7 @@ use crate::port::Port;
 /// Whatever an agent sends ends at worst its session: the port has no other way to begin anew.
 pub(crate) fn serve(membership: &Membership<'_>) -> Result<(), End> {
     let client = membership.client();
-    let mut port = Port::new(client, &membership.peer);
+    let mut port = Port::new(client, &membership.peer)?;
     // An agent that has not noticed that this is another connection is in a session.
     port.reset()?;
     loop {

@@ -6,11 +6,11 @@ use kzt_wire::tmem::{
     Reply, Request, Run, op,
 };
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::client::{Client, Membership};
 use crate::connection::{End, Peer};
 use crate::intake::{Filled, Intake};
+use crate::nonce;
 use crate::stopwatch::{Measure, Op, Stopwatch};
 
 /// Receive buffer: a longest frame is served while another one comes.
@@ -42,7 +42,7 @@ pub(crate) fn serve(membership: &Membership<'_>) -> Result<(), End> {
     let Ok(_seat) = client.tmem.seat.try_lock() else {
         return Err(End::Occupied);
     };
-    let nonce = nonce()?;
+    let nonce = nonce::draw()?;
     let mut port = Port {
         peer: &membership.peer,
         receiver: HostReceiver::new(nonce),
@@ -53,14 +53,6 @@ pub(crate) fn serve(membership: &Membership<'_>) -> Result<(), End> {
     // A guest that has not noticed that this is another connection is in a session.
     port.service.reset();
     port.run()
-}
-
-/// A number that no program in the guest can know.
-fn nonce() -> Result<u64, End> {
-    let mut bytes = [0; size_of::<u64>()];
-    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| End::Io(error.into()))?;
-    // A guest that does not know it says 0.
-    Ok(u64::from_ne_bytes(bytes).max(1))
 }
 
 struct Port<'a> {

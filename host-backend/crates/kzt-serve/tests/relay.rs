@@ -69,14 +69,7 @@ fn no_frame_is_longer_than_the_agent_takes() {
     let lab = Lab::new(64 << 20);
     lab.add("a", 1 << 20);
     let mut agent = Agent::new(lab.port("a"));
-    let hello = port::Hello {
-        max_frame: port::MIN_FRAME,
-        flags: 0,
-    };
-    agent.receiver.begin(1);
-    agent.sender = Sender::new(1);
-    agent.port.write_all(&port::hello(1, &hello)).unwrap();
-    assert!(matches!(agent.event(), Event::Welcome(_)));
+    agent.begin_with(1, port::MIN_FRAME);
     let mut asked = blind_negotiation();
     asked.extend(request(READ, 0, 1, 0, 100_000));
     agent.write_all(&asked).unwrap();
@@ -196,7 +189,7 @@ fn pages_may_look_like_frames() {
     let look_alikes = [
         port::hello(666, &HELLO).repeat(102),
         port::hello(1, &HELLO).repeat(102),
-        port::reset().repeat(128),
+        port::reset(666).repeat(102),
     ];
     for (index, look_alike) in look_alikes.into_iter().enumerate() {
         let mut page = look_alike;
@@ -207,24 +200,67 @@ fn pages_may_look_like_frames() {
     assert_eq!(lab.server.client_stats("a").unwrap().port.sessions, 1);
 }
 
+/// What a program puts into its page to write to another one's: a session that begins, a request in
+/// it, and the beginning of a frame that takes up what follows.
+fn forged(hello: &[u8], session: u64) -> Vec<u8> {
+    let mut stream = blind_negotiation();
+    stream.extend(request(WRITE, 0, 7, 0, 512));
+    stream.extend(&NEW[..512]);
+    let mut sender = Sender::new(session);
+    let head = sender.data(&stream);
+    [hello, &head, &stream, &sender.data(&[0; 9000])].concat()
+}
+
 #[test]
-fn a_page_that_looks_like_a_hello_costs_a_session_at_worst() {
+fn a_page_of_forged_frames_costs_a_session_at_worst() {
+    // A HELLO from before there was a nonce.
+    #[rustfmt::skip]
+    const WITHOUT: [u8; 40] = [
+        0x4b, 0x5a, 0x54, 0x50, 0x01, 0x01, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00, 0x73, 0x04, 0xad, 0x25, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    ];
     let lab = Lab::new(64 << 20);
     lab.add("a", 1 << 20);
-    let mut nbd = lab.relay("a", 1);
-    assert_eq!(nbd.write(0, &OLD), 0);
-    let mut page = port::hello(666, &HELLO).repeat(102);
-    page.resize(4096, 0);
-    let frames = [request(WRITE, 0, 7, 0, 4096), page.clone()].concat();
-    let frames = nbd.stream.frames(&frames);
-    // Paused in the middle of the frame, and long enough for the host to look into it.
-    let (now, later) = frames.split_at(3000);
-    nbd.stream.port.write_all(now).unwrap();
-    assert!(matches!(nbd.stream.event(), Event::Lost(_)));
-    nbd.stream.port.write_all(later).unwrap();
-    nbd.stream.begin(2);
-    let mut next = common::Nbd::negotiate(nbd.stream);
-    assert!(next.read(0, 4096).unwrap() == OLD);
+    let mut port = lab.port("a");
+    let mut session = 100;
+    let guesses: [fn(u64) -> u64; 4] = [|_| 0, |_| 1, |nonce| !nonce, |nonce| nonce ^ 1];
+    for guess in guesses {
+        let mut nbd = relay(port, session);
+        assert_eq!(nbd.write(0, &OLD), 0);
+        let hello = port::Hello {
+            nonce: guess(nbd.stream.nonce),
+            ..HELLO
+        };
+        let guessed = forged(&port::hello(666, &hello), 666);
+        let mut page = [forged(&WITHOUT, 1), guessed].concat().repeat(2);
+        page.resize(4096, 0);
+        let frames = [request(WRITE, 0, 7, 8192, 4096), page].concat();
+        let frames = nbd.stream.frames(&frames);
+        // Paused in the middle of the frame, and long enough for the host to look into it.
+        let (now, later) = frames.split_at(frames.len() - 1);
+        nbd.stream.port.write_all(now).unwrap();
+        assert!(matches!(nbd.stream.event(), Event::Lost(_)));
+        nbd.stream.port.write_all(later).unwrap();
+        let mut next = relay(nbd.stream.port, session + 1);
+        assert!(next.read(0, 4096).unwrap() == OLD, "written by a page");
+        assert!(next.read(8192, 4096).unwrap() == [0; 4096]);
+        port = next.stream.port;
+        session += 2;
+    }
+    assert_eq!(lab.server.client_stats("a").unwrap().port.sessions, 8);
+}
+
+#[test]
+fn every_connection_has_a_nonce_of_its_own() {
+    let lab = Lab::new(64 << 20);
+    lab.add("a", 1 << 20);
+    let nonce = |session| lab.relay("a", session).stream.nonce;
+    let mut nonces: Vec<u64> = (1..=10).map(nonce).collect();
+    nonces.sort_unstable();
+    nonces.dedup();
+    assert_eq!(nonces.len(), 10);
+    assert!(!nonces.contains(&0));
 }
 
 #[test]
@@ -233,13 +269,20 @@ fn a_flood_of_garbage_leaves_the_port_ready() {
     lab.add("a", 1 << 20);
     let mut other = lab.nbd("a");
     let mut agent = Agent::new(lab.port("a"));
+    // A guest's root may know the nonce.
+    agent.begin(1);
+    let hello = port::Hello {
+        nonce: agent.nonce,
+        ..HELLO
+    };
     // Beginnings of all kinds among it.
     let mut garbage: Vec<u8> = (0..256).flat_map(noise).collect();
     for at in (0..garbage.len() - 64).step_by(777) {
         garbage[at..at + 4].copy_from_slice(b"KZTP");
     }
     for at in (5000..garbage.len() - 64).step_by(20_000) {
-        garbage[at..at + 40].copy_from_slice(&port::hello(at as u64, &HELLO));
+        let hello = port::hello(at as u64, &hello);
+        garbage[at..at + hello.len()].copy_from_slice(&hello);
     }
     // A guest that floods its port need not read it.
     let mut drain = agent.port.try_clone().unwrap();
@@ -262,8 +305,15 @@ fn a_flood_of_garbage_leaves_the_port_ready() {
     assert!(seen.sessions > 32 && seen.damaged > 32 && seen.skipped > 16 << 20);
 }
 
-/// What a hostile agent may send: frames of sessions that exist or don't, with NBD or without.
-fn piece() -> impl Strategy<Value = Vec<u8>> {
+/// What a hostile agent may send, which knows the nonce or does not.
+#[derive(Clone, Debug)]
+enum Piece {
+    Hello { session: u64, proven: bool },
+    Bytes(Vec<u8>),
+}
+
+/// Frames of sessions that exist or don't, with NBD or without, and what is no frame.
+fn piece() -> impl Strategy<Value = Piece> {
     let frame = |session: u64, skipped: usize, payload: &[u8]| {
         let mut sender = Sender::new(session);
         for _ in 0..skipped {
@@ -275,23 +325,24 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     let nbd = (0u16..9, 0u16..32, 0u64..1 << 21, 0u32..1 << 16)
         .prop_map(|(command, flags, offset, length)| request(command, flags, 1, offset, length));
     prop_oneof![
-        session
-            .clone()
-            .prop_map(|number| port::hello(number, &HELLO).to_vec()),
-        session
-            .clone()
-            .prop_map(move |number| frame(number, 0, &blind_negotiation())),
+        (session.clone(), any::<bool>())
+            .prop_map(|(session, proven)| Piece::Hello { session, proven }),
+        session.clone().prop_map(move |number| Piece::Bytes(frame(
+            number,
+            0,
+            &blind_negotiation()
+        ))),
         (session.clone(), 0usize..4, nbd)
-            .prop_map(move |(number, skipped, nbd)| frame(number, skipped, &nbd)),
+            .prop_map(move |(number, skipped, nbd)| Piece::Bytes(frame(number, skipped, &nbd))),
         (
             session,
             0usize..3,
             prop::collection::vec(any::<u8>(), 1..200)
         )
-            .prop_map(move |(number, skipped, bytes)| frame(number, skipped, &bytes)),
-        prop::collection::vec(any::<u8>(), 1..200),
-        Just(port::reset().to_vec()),
-        Just(frame(1, 0, &[7; 9000])[..100].to_vec()),
+            .prop_map(move |(number, skipped, bytes)| Piece::Bytes(frame(number, skipped, &bytes))),
+        prop::collection::vec(any::<u8>(), 1..200).prop_map(Piece::Bytes),
+        Just(Piece::Bytes(port::reset(666).to_vec())),
+        Just(Piece::Bytes(frame(1, 0, &[7; 9000])[..100].to_vec())),
     ]
 }
 
@@ -305,8 +356,18 @@ proptest! {
         let lab = Lab::new(64 << 20);
         lab.add("a", 1 << 20);
         let mut agent = Agent::new(lab.port("a"));
-        agent.port.write_all(&pieces.concat()).unwrap();
         agent.begin(1 << 40);
+        for piece in pieces {
+            let bytes = match piece {
+                Piece::Hello { session, proven } => {
+                    let nonce = if proven { agent.nonce } else { 0 };
+                    port::hello(session, &port::Hello { nonce, ..HELLO }).to_vec()
+                }
+                Piece::Bytes(bytes) => bytes,
+            };
+            agent.port.write_all(&bytes).unwrap();
+        }
+        agent.begin(1 << 41);
         let mut next = common::Nbd::negotiate(agent);
         prop_assert_eq!(next.write(0, &NEW), 0);
         prop_assert!(next.read(0, 4096).unwrap() == NEW);

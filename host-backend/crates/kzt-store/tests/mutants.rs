@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Bugs put into a copy of the source, one at a time: the ancestors', and races that the source is
-//! careful to avoid. The test that is there because of the bug has to fail. A test that cannot fail says
-//! nothing.
+//! Bugs put into a copy of the source, one at a time: the ancestors', races that the source is careful
+//! to avoid, and what a page could forge on a guest's ports. The test that is there because of the bug
+//! has to fail. A test that cannot fail says nothing.
 //!
 //! A mutant is a text of the source and what takes its place. Whoever changes that source changes
 //! the mutant with it: a text that is not found is a failure.
@@ -27,7 +27,37 @@ struct Mutant {
     test: (&'static str, &'static str),
 }
 
-const MUTANTS: &[Mutant] = &[
+const WIRE: &[Mutant] = &[
+    Mutant {
+        bug: "a relay port's HELLO counts whatever its nonce",
+        file: "src/port/host.rs",
+        changes: &[("if hello.nonce != self.nonce {", "if false {")],
+        test: (
+            "port",
+            "a_page_of_forged_frames_begins_no_session_when_its_frame_breaks_off",
+        ),
+    },
+    Mutant {
+        bug: "a tmem port's HELLO counts whatever its nonce",
+        file: "src/tmem/host.rs",
+        changes: &[("if !self.proven(frame) {", "if false {")],
+        test: (
+            "tmem",
+            "the_last_hello_within_a_broken_frame_counts_if_it_has_the_nonce",
+        ),
+    },
+    Mutant {
+        bug: "an agent takes the WELCOME of any session",
+        file: "src/port/agent.rs",
+        changes: &[(
+            "Kind::Welcome => header.session == session,",
+            "Kind::Welcome => true,",
+        )],
+        test: ("port", "pages_that_an_agent_finds_begin_no_session"),
+    },
+];
+
+const STORE: &[Mutant] = &[
     Mutant {
         bug: "a save skips the first page of each object",
         file: "src/pool.rs",
@@ -192,27 +222,24 @@ const MUTANTS: &[Mutant] = &[
     },
 ];
 
-/// A copy of this crate, in a workspace of its own.
+/// A copy of a crate, in a workspace of its own.
 struct Copy {
     crate_dir: PathBuf,
 }
 
 impl Copy {
-    fn make() -> Self {
+    fn make(name: &str) -> Self {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let workspace = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants");
-        let crate_dir = workspace.join("kzt-store");
+        let crate_dir = workspace.join(name);
         let _ = fs::remove_dir_all(&workspace);
-        for folder in ["src", "tests", "benches"] {
-            copy(&here.join(folder), &crate_dir.join(folder));
-        }
-        fs::copy(here.join("Cargo.toml"), crate_dir.join("Cargo.toml")).unwrap();
+        copy(&here.with_file_name(name), &crate_dir);
         let root = here.ancestors().nth(3).unwrap();
         fs::copy(root.join("Cargo.lock"), workspace.join("Cargo.lock")).unwrap();
         let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
         let members = r#"members = ["host-backend/crates/*", "guest-agent/*"]"#;
         assert!(manifest.contains(members));
-        let alone = manifest.replace(members, r#"members = ["kzt-store"]"#);
+        let alone = manifest.replace(members, &format!("members = [{name:?}]"));
         fs::write(workspace.join("Cargo.toml"), alone).unwrap();
         Self { crate_dir }
     }
@@ -260,13 +287,13 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-#[test]
-fn every_bug_put_back_fails_its_test() {
-    let copy = Copy::make();
-    for mutant in MUTANTS {
+/// Puts each bug into a copy of that crate.
+fn put_back(mutants: &[Mutant], name: &str) {
+    let copy = Copy::make(name);
+    for mutant in mutants {
         assert!(copy.passes(mutant.test), "{:?} as it is", mutant.test);
     }
-    for mutant in MUTANTS {
+    for mutant in mutants {
         let file = copy.crate_dir.join(mutant.file);
         let sound = fs::read_to_string(&file).unwrap();
         let mut text = sound.clone();
@@ -285,4 +312,11 @@ fn every_bug_put_back_fails_its_test() {
         assert!(!passes, "{}: {} passes", mutant.bug, mutant.test.1);
         println!("{}: caught by {}", mutant.bug, mutant.test.1);
     }
+}
+
+/// One after the other: cargo builds both in the same folder.
+#[test]
+fn every_bug_put_back_fails_its_test() {
+    put_back(WIRE, "kzt-wire");
+    put_back(STORE, "kzt-store");
 }

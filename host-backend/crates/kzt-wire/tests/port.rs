@@ -12,9 +12,11 @@ use kzt_wire::port::{
 };
 
 const SESSION: u64 = 0x1122_3344_5566_7788;
+const NONCE: u64 = 0xa0a1_a2a3_a4a5_a6a7;
 const HELLO: Hello = Hello {
     max_frame: MAX_FRAME,
     flags: 0,
+    nonce: NONCE,
 };
 const WELCOME: Welcome = Welcome {
     max_frame: MAX_FRAME,
@@ -49,19 +51,24 @@ fn hello(session: u64) -> &'static [u8] {
     lasting(port::hello(session, &HELLO))
 }
 
+/// A HELLO of somebody who does not know the nonce.
+fn guessed(session: u64, nonce: u64) -> &'static [u8] {
+    lasting(port::hello(session, &Hello { nonce, ..HELLO }))
+}
+
 fn welcome(session: u64) -> &'static [u8] {
     lasting(port::welcome(session, &WELCOME))
 }
 
 fn reset() -> &'static [u8] {
-    lasting(port::reset())
+    lasting(port::reset(NONCE))
 }
 
 /// A host in a session that has begun.
 fn host() -> HostReceiver {
-    let mut host = HostReceiver::default();
+    let mut host = HostReceiver::new(NONCE);
     let step = host.next(hello(SESSION));
-    assert_eq!(step.taken, HEADER_LENGTH + 8);
+    assert_eq!(step.taken, HEADER_LENGTH + 16);
     let session = SESSION;
     assert_eq!(
         step.event,
@@ -84,11 +91,12 @@ fn agent() -> AgentReceiver {
 
 #[test]
 fn frames_have_the_documented_bytes() {
-    let payload = [0, 128, 0, 0, 0, 0, 0, 0];
+    let nonce = NONCE.to_le_bytes();
+    let payload = [&[0, 128, 0, 0, 0, 0, 0, 0], &nonce[..]].concat();
     assert_eq!(hello(SESSION), frame(1, SESSION, 0, &payload));
     let payload = [0, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0];
     assert_eq!(welcome(SESSION), frame(2, SESSION, 0, &payload));
-    assert_eq!(reset(), frame(5, 0, 0, &[]));
+    assert_eq!(reset(), frame(5, 0, 0, &nonce));
     let mut sender = Sender::new(SESSION);
     assert_eq!(data(&mut sender, b"page"), frame(3, SESSION, 0, b"page"));
     assert_eq!(data(&mut sender, b"page"), frame(3, SESSION, 1, b"page"));
@@ -96,12 +104,19 @@ fn frames_have_the_documented_bytes() {
 }
 
 #[test]
-fn the_documented_hello_is_this_one() {
+fn the_documented_frames_are_these() {
+    #[rustfmt::skip]
+    let bytes = [
+        0x4b, 0x5a, 0x54, 0x50, 0x01, 0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00, 0x42, 0xf8, 0x88, 0xb2, 0x00, 0x00, 0x00, 0x00,
+        0xa7, 0xa6, 0xa5, 0xa4, 0xa3, 0xa2, 0xa1, 0xa0,
+    ];
+    assert_eq!(reset(), bytes);
     #[rustfmt::skip]
     let bytes = [
         0x4b, 0x5a, 0x54, 0x50, 0x01, 0x01, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-        0x00, 0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00, 0x73, 0x04, 0xad, 0x25, 0x00, 0x00, 0x00, 0x00,
-        0x00, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x71, 0xb1, 0xdc, 0xd9, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xa7, 0xa6, 0xa5, 0xa4, 0xa3, 0xa2, 0xa1, 0xa0,
     ];
     assert_eq!(hello(1), bytes);
 }
@@ -109,8 +124,10 @@ fn the_documented_hello_is_this_one() {
 #[test]
 fn limits_that_make_no_sense_are_taken_as_the_nearest_that_do() {
     for (said, taken) in [(0u32, MIN_FRAME), (5000, 5000), (u32::MAX, MAX_FRAME)] {
-        let payload = [said.to_le_bytes(), [0; 4]].concat();
-        let event = HostReceiver::default().next(frame(1, 7, 0, &payload)).event;
+        let payload = [&said.to_le_bytes()[..], &[0; 4], &NONCE.to_le_bytes()].concat();
+        let event = HostReceiver::new(NONCE)
+            .next(frame(1, 7, 0, &payload))
+            .event;
         assert!(
             matches!(event, Some(HostEvent::Hello { hello, .. }) if hello.max_frame == taken),
             "{event:?}"
@@ -154,11 +171,53 @@ fn another_hello_begins_another_session() {
 }
 
 #[test]
-fn the_last_hello_within_a_broken_frame_counts() {
+fn a_hello_without_the_nonce_begins_no_session() {
+    for mut host in [HostReceiver::new(NONCE), host()] {
+        // Its own session's number does not help whoever does not know the nonce.
+        for session in [SESSION, 666] {
+            let stranger = guessed(session, 0);
+            let step = host.next(stranger);
+            assert_eq!(step.event, Some(HostEvent::Stranger));
+            assert_eq!(step.taken, stranger.len());
+            assert_eq!(host.next(data(&mut Sender::new(session), b"x")).event, None);
+        }
+        let event = host.next(hello(8)).event;
+        assert!(matches!(event, Some(HostEvent::Hello { session: 8, .. })));
+    }
+}
+
+#[test]
+fn a_page_of_forged_frames_begins_no_session_when_its_frame_breaks_off() {
+    // The kind of HELLO that had no nonce is none.
+    let without = frame(1, 666, 0, &[0, 128, 0, 0, 0, 0, 0, 0]);
+    let write = data(&mut Sender::new(666), b"a request to write");
+    for guess in [0, 1, SESSION, NONCE ^ 1, !NONCE] {
+        let forged = [without, write, guessed(666, guess), write, without, write].concat();
+        let broken = &frame(3, SESSION, 0, &forged.repeat(20))[..5000];
+        let mut host = host();
+        assert_eq!(host.next(broken).event, None);
+        let step = host.stalled(broken);
+        assert_eq!(step.event, Some(HostEvent::Stranger));
+        // Neither what is left of the frame nor its rest is anybody's.
+        let mut rest = lasting([&broken[step.taken..], &forged].concat());
+        loop {
+            let step = host.next(rest);
+            rest = &rest[step.taken..];
+            match step.event {
+                None => break,
+                event => assert_eq!(event, Some(HostEvent::Stranger)),
+            }
+        }
+        assert_eq!((host.counters().sessions, host.counters().frames), (1, 0));
+    }
+}
+
+#[test]
+fn the_last_hello_within_a_broken_frame_counts_if_it_has_the_nonce() {
     let mut host = host();
     // A page that goes on, after its HELLO, like a frame that would swallow all that follows.
     let swallowing = &frame(3, 666, 0, &vec![0; 20_000])[..100];
-    let page = [hello(666), swallowing].concat();
+    let page = [guessed(666, 0), swallowing].concat();
     let broken = &frame(3, SESSION, 0, &page.repeat(50))[..32 + page.len()];
     let input = [broken, hello(8), hello(8)].concat();
     assert_eq!(host.next(&input).taken, 0);
@@ -168,7 +227,10 @@ fn the_last_hello_within_a_broken_frame_counts() {
         Some(HostEvent::Hello { session: 8, .. })
     ));
     assert_eq!(step.taken, input.len());
-    assert_eq!(host.counters().skipped, (input.len() - 40) as u64);
+    assert_eq!(
+        host.counters().skipped,
+        (input.len() - port::HELLO_LENGTH) as u64
+    );
 }
 
 #[test]
@@ -194,14 +256,14 @@ fn every_header_byte_counts() {
 
 #[test]
 fn kinds_out_of_place_end_a_session() {
-    for (kind, length) in [(2, 16), (4, 3), (5, 0)] {
+    for (kind, length) in [(2, 16), (4, 3), (5, 8)] {
         let event = host().next(frame(kind, SESSION, 0, &vec![0; length])).event;
         assert!(
             matches!(event, Some(HostEvent::Lost(Damage::Kind(_)))),
             "{event:?}"
         );
     }
-    for (kind, length) in [(1, 8), (2, 16), (4, 3), (5, 0)] {
+    for (kind, length) in [(1, 16), (2, 16), (4, 3), (5, 8)] {
         let event = agent()
             .next(frame(kind, SESSION, 0, &vec![0; length]))
             .event;
@@ -210,7 +272,7 @@ fn kinds_out_of_place_end_a_session() {
             "{event:?}"
         );
     }
-    for (kind, length) in [(0, 8), (6, 8), (1, 7), (2, 17), (3, 0), (5, 1)] {
+    for (kind, length) in [(0, 8), (6, 8), (1, 8), (1, 17), (2, 17), (3, 0), (5, 0)] {
         let event = host().next(frame(kind, SESSION, 0, &vec![0; length])).event;
         assert!(
             matches!(event, Some(HostEvent::Lost(_))),
@@ -230,10 +292,52 @@ fn an_agent_finds_its_welcome_in_what_is_left_of_older_sessions() {
     input.extend(reset());
     input.extend(welcome(SESSION));
     let step = agent.next(&input);
+    assert_eq!(step.event, Some(AgentEvent::Nonce(NONCE)));
+    input.drain(..step.taken);
+    let step = agent.next(&input);
     assert_eq!(step.event, Some(AgentEvent::Welcome(WELCOME)));
     assert_eq!(step.taken, input.len());
     let event = agent.next(frame(3, SESSION, 0, b"x")).event;
     assert_eq!(event, Some(AgentEvent::Data(b"x")));
+}
+
+#[test]
+fn pages_that_an_agent_finds_begin_no_session() {
+    // What the guest had stored, and reads while one agent dies and another one begins.
+    let forged = |session| {
+        let write = data(&mut Sender::new(session), b"a reply");
+        [lasting(port::reset(666)), welcome(session), write].concat()
+    };
+    let page: Vec<u8> = [0, 1, SESSION - 1, SESSION + 1, u64::MAX]
+        .into_iter()
+        .flat_map(forged)
+        .collect();
+    let mut agent = agent();
+    let broken = &frame(3, SESSION, 0, &page.repeat(2))[..page.len()];
+    assert_eq!(agent.next(broken).taken, 0);
+    assert_eq!(
+        agent.stalled(broken).event,
+        Some(AgentEvent::Lost(Damage::Stall))
+    );
+    let drawn = 0x99aa_bbcc_ddee_ff00;
+    agent.begin(drawn);
+    let mut input = lasting([broken, reset(), welcome(drawn)].concat());
+    let mut events = Vec::new();
+    loop {
+        let step = agent.next(input);
+        input = &input[step.taken..];
+        match step.event {
+            Some(AgentEvent::Nonce(nonce)) => events.push(nonce),
+            event => {
+                assert_eq!(event, Some(AgentEvent::Welcome(WELCOME)));
+                break;
+            }
+        }
+    }
+    // The host's own word is the last one: a HELLO with another nonce would be answered by it.
+    assert_eq!(events.pop(), Some(NONCE));
+    assert_eq!(events, [666; 5]);
+    assert!(input.is_empty());
 }
 
 #[test]

@@ -18,9 +18,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+const NONCE: u64 = 0x5eed;
 const HELLO: Hello = Hello {
     max_frame: MAX_FRAME,
     flags: 0,
+    nonce: NONCE,
 };
 const WELCOME: Welcome = Welcome {
     max_frame: MAX_FRAME,
@@ -33,6 +35,8 @@ const WELCOME: Welcome = Welcome {
 enum Told {
     Session(u64),
     Data(Vec<u8>),
+    Nonce(u64),
+    Stranger,
     Lost,
 }
 
@@ -51,16 +55,21 @@ impl Receiver for HostReceiver {
     }
 }
 
-/// An agent that begins sessions 1, 2, 3 … as it loses them.
-#[derive(Default)]
+/// An agent that begins sessions [`Agent::FIRST`] and what follows as it loses them.
 struct Agent {
     receiver: AgentReceiver,
     session: u64,
 }
 
 impl Agent {
+    /// No content names it, nor the next ones, for they are drawn.
+    const FIRST: u64 = 1 << 50;
+
     fn new() -> Self {
-        let mut agent = Self::default();
+        let mut agent = Self {
+            receiver: AgentReceiver::default(),
+            session: Self::FIRST - 1,
+        };
         agent.begin();
         agent
     }
@@ -72,6 +81,7 @@ impl Agent {
 
     fn told(&mut self, event: AgentEvent<'_>) -> Told {
         match event {
+            AgentEvent::Nonce(nonce) => Told::Nonce(nonce),
             AgentEvent::Welcome(_) => Told::Session(self.session),
             AgentEvent::Data(data) => Told::Data(data.to_vec()),
             AgentEvent::Lost(_) => {
@@ -119,15 +129,29 @@ impl From<HostEvent<'_>> for Told {
         match event {
             HostEvent::Hello { session, .. } => Self::Session(session),
             HostEvent::Data(data) => Self::Data(data.to_vec()),
+            HostEvent::Stranger => Self::Stranger,
             HostEvent::Lost(_) => Self::Lost,
         }
     }
 }
 
+fn line() -> Line<HostReceiver> {
+    Line::new(HostReceiver::new(NONCE))
+}
+
 impl<R: Receiver<Told = Told>> Line<R> {
+    /// The sessions that have begun.
+    fn sessions(&self) -> Vec<u64> {
+        let sessions = self.told.iter().filter_map(|told| match told {
+            Told::Session(number) => Some(*number),
+            _ => None,
+        });
+        sessions.collect()
+    }
+
     /// The payload of the last session, and its number; `None` when it is over.
     fn session(&self) -> Option<(u64, Vec<Vec<u8>>)> {
-        let last = |told: &Told| matches!(told, Told::Session(_) | Told::Lost);
+        let last = |told: &Told| !matches!(told, Told::Data(_));
         let at = self.told.iter().rposition(last)?;
         let Told::Session(number) = self.told[at] else {
             return None;
@@ -142,12 +166,23 @@ impl<R: Receiver<Told = Told>> Line<R> {
 
 /// A whole session as the agent sends it, or as the host does.
 fn session(number: u64, payloads: &[Vec<u8>], from_host: bool) -> Vec<u8> {
-    let mut sender = Sender::new(number);
-    let mut out = if from_host {
+    let beginning = if from_host {
         port::welcome(number, &WELCOME).to_vec()
     } else {
         port::hello(number, &HELLO).to_vec()
     };
+    begun(beginning, number, payloads)
+}
+
+/// A session as somebody may put it into a page who does not know the nonce.
+fn forged(number: u64, nonce: u64) -> Vec<u8> {
+    let hello = port::hello(number, &Hello { nonce, ..HELLO });
+    begun(hello.to_vec(), number, &[b"evil".to_vec()])
+}
+
+fn begun(beginning: Vec<u8>, number: u64, payloads: &[Vec<u8>]) -> Vec<u8> {
+    let mut sender = Sender::new(number);
+    let mut out = beginning;
     for payload in payloads {
         out.extend(sender.data(payload));
         out.extend(payload);
@@ -161,16 +196,16 @@ fn reports(number: u64, payloads: &[Vec<u8>]) -> Vec<u8> {
     payloads.iter().flat_map(frame).collect()
 }
 
-/// Payloads as guests can make them: bytes of any kind, and whole frames.
+/// Payloads as guests can make them: bytes of any kind, and whole frames, but for what is drawn.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
+    let other = any::<u64>().prop_filter("the nonce", |nonce| *nonce != NONCE);
     prop_oneof![
         4 => vec(any::<u8>(), 1..300),
         1 => (1usize..port::MAX_PAYLOAD, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]),
         1 => Just(b"KZTPKZTPKZTP".to_vec()),
-        1 => (1u64..5).prop_map(|number| port::hello(number, &HELLO).to_vec()),
+        2 => (1u64..5, other).prop_map(|(number, nonce)| forged(number, nonce).repeat(2)),
         1 => (1u64..5).prop_map(|number| session(number, &[b"page".to_vec()], true)),
-        1 => (1u64..5).prop_map(|number| session(number, &[b"page".to_vec()], false)),
-        1 => Just(port::reset().to_vec()),
+        1 => any::<u64>().prop_map(|nonce| port::reset(nonce).to_vec()),
     ]
 }
 
@@ -188,14 +223,14 @@ proptest! {
     fn any_cutting_of_a_stream_says_the_same(
         first in payloads(), second in payloads(), cuts in vec(1usize..5000, 1..20)
     ) {
-        let mut host = Line::new(HostReceiver::default());
+        let mut host = line();
         let stream = [session(7, &first, false), session(8, &second, false)].concat();
         host.feed_cut(&stream, &cuts);
         prop_assert_eq!(&host.told, &[told(7, &first), told(8, &second)].concat());
 
         let mut agent = Line::new(Agent::new());
-        agent.feed_cut(&session(1, &first, true), &cuts);
-        prop_assert_eq!(&agent.told, &told(1, &first));
+        agent.feed_cut(&session(Agent::FIRST, &first, true), &cuts);
+        prop_assert_eq!(&agent.told, &told(Agent::FIRST, &first));
 
         let mut control = Line::new(ReportReceiver::default());
         let (first, second): (Vec<_>, Vec<_>) = (small(first), small(second));
@@ -210,29 +245,31 @@ proptest! {
     ) {
         // The tail of a frame somebody else had begun: a page, as likely as not.
         let garbage = [garbage, half[half.len() / 2..].to_vec()].concat();
-        let mut host = Line::new(HostReceiver::default());
+        let mut host = line();
         host.feed(&garbage);
         host.feed(&session(7, &sent, false));
         host.silence();
         prop_assert_eq!(host.session(), Some((7, sent.clone())));
+        prop_assert_eq!(host.sessions(), [7]);
 
         let mut agent = Line::new(Agent::new());
         agent.feed(&garbage);
-        agent.feed(&session(1, &sent, true));
-        prop_assert_eq!(&agent.told, &told(1, &sent));
+        agent.feed(&session(Agent::FIRST, &sent, true));
+        prop_assert_eq!(agent.session(), Some((Agent::FIRST, sent)));
+        prop_assert_eq!(agent.sessions(), [Agent::FIRST]);
     }
 
     #[test]
     fn what_is_passed_on_of_a_damaged_stream_is_how_it_began(
         sent in payloads(), harms in vec(harm(payload()), 1..4), next in payloads()
     ) {
-        // Sessions nobody else names, so that what was put in is not taken for theirs.
         let mut stream = session(1 << 40, &sent, false);
         for harm in &harms {
             harm.apply(&mut stream);
         }
-        let mut host = Line::new(HostReceiver::default());
+        let mut host = line();
         host.feed(&stream);
+        host.silence();
         let begun = host.told.iter().position(|told| *told == Told::Session(1 << 40));
         let begun = begun.map_or(host.told.len(), |at| at + 1);
         let of_session = host.told[begun..].iter().map_while(|told| match told {
@@ -245,14 +282,17 @@ proptest! {
         // Whatever it was, the next session is found.
         hello(&mut host, 1 << 41, &next);
         prop_assert_eq!(host.session(), Some((1 << 41, next.clone())));
+        // And nothing that was put in has begun one.
+        prop_assert!(host.sessions().iter().all(|number| *number >= 1 << 40));
 
         let mut agent = Line::new(Agent::new());
-        let mut stream = session(1, &sent, true);
+        let mut stream = session(Agent::FIRST, &sent, true);
         for harm in &harms {
             harm.apply(&mut stream);
         }
         agent.feed(&stream);
         prop_assert_eq!(welcome(&mut agent, &next), Some(next.clone()));
+        prop_assert!(agent.sessions().iter().all(|number| *number >= Agent::FIRST));
     }
 
     /// For long runs: nothing any bytes do is a panic or a full buffer without progress.
@@ -260,7 +300,7 @@ proptest! {
     fn any_bytes_leave_every_end_ready_for_the_next_session(
         pieces in vec(prop_oneof![payload().boxed(), piece().boxed()], 0..12), silent in vec(any::<bool>(), 12)
     ) {
-        let mut host = Line::new(HostReceiver::default());
+        let mut host = line();
         let mut agent = Line::new(Agent::new());
         let mut control = Line::new(ReportReceiver::default());
         for (piece, silent) in pieces.iter().zip(silent) {
@@ -301,7 +341,7 @@ fn hello(host: &mut Line<HostReceiver>, number: u64, payloads: &[Vec<u8>]) {
 
 /// What an agent has received in the end from a host that has begun anew and answers its HELLOs.
 fn welcome(agent: &mut Line<Agent>, payloads: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
-    agent.feed(&port::reset());
+    agent.feed(&port::reset(NONCE));
     agent.silence();
     let mut answered = 0;
     while answered != agent.receiver.session {
@@ -314,7 +354,8 @@ fn welcome(agent: &mut Line<Agent>, payloads: &[Vec<u8>]) -> Option<Vec<Vec<u8>>
 
 /// Frames that are well made and make no sense where they come.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
-    (1u64..4, any::<bool>(), payloads(), any::<Index>()).prop_map(
+    let numbers = prop_oneof![1u64..4, Agent::FIRST..Agent::FIRST + 4];
+    (numbers, any::<bool>(), payloads(), any::<Index>()).prop_map(
         |(number, from_host, payloads, from)| {
             let whole = session(number, &payloads, from_host);
             whole[from.index(whole.len())..].to_vec()
@@ -329,7 +370,7 @@ fn small(payloads: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 
 /// Payloads that show where a frame was cut, one of them a page that looks like a HELLO.
 fn dying_words() -> Vec<Vec<u8>> {
-    let look_alike = port::hello(666, &HELLO).repeat(3);
+    let look_alike = forged(666, 0).repeat(3);
     vec![vec![1; 100], look_alike, (0..=255).collect(), vec![2; 900]]
 }
 
@@ -338,12 +379,12 @@ fn a_host_survives_an_agents_death_at_every_byte() {
     let (old, new) = (dying_words(), vec![vec![3; 50], vec![4; 2000]]);
     let dying = session(7, &old, false);
     for cut in 0..=dying.len() {
-        let mut host = Line::new(HostReceiver::default());
+        let mut host = line();
         host.feed(&dying[..cut]);
         assert!(told(7, &old).starts_with(&host.told), "cut at {cut}");
         host.feed(&port::hello(8, &HELLO));
         host.silence();
-        // The agent may have been told of a page that looked like a HELLO: it begins once more.
+        // The agent may have been answered by a RESET: it begins once more.
         let number = match host.session() {
             Some((8, _)) => 8,
             _ => 9,
@@ -351,6 +392,7 @@ fn a_host_survives_an_agents_death_at_every_byte() {
         host.feed(&session(number, &new, false));
         host.silence();
         assert_eq!(host.session(), Some((number, new.clone())), "cut at {cut}");
+        assert!(!host.sessions().contains(&666), "cut at {cut}");
     }
 }
 
@@ -360,7 +402,7 @@ fn a_new_agents_hello_is_found_wherever_the_old_one_died() {
     let old = [vec![1; 100], (0..=255).collect(), vec![2; 900]];
     let dying = session(7, &old, false);
     for cut in 0..=dying.len() {
-        let mut host = Line::new(HostReceiver::default());
+        let mut host = line();
         host.feed(&dying[..cut]);
         host.silence();
         host.feed(&port::hello(8, &HELLO));
@@ -372,12 +414,12 @@ fn a_new_agents_hello_is_found_wherever_the_old_one_died() {
 #[test]
 fn an_agent_survives_a_hosts_death_at_every_byte() {
     let (old, new) = (dying_words(), vec![vec![3; 50], vec![4; 2000]]);
-    let dying = session(1, &old, true);
+    let dying = session(Agent::FIRST, &old, true);
     for cut in 0..=dying.len() {
         let mut agent = Line::new(Agent::new());
         agent.feed(&dying[..cut]);
         // The new host's first words, and nothing more until the agent speaks.
-        agent.feed(&port::reset());
+        agent.feed(&port::reset(NONCE));
         agent.silence();
         let number = agent.receiver.session;
         agent.feed(&session(number, &new, true));

@@ -11,9 +11,11 @@ use kzt_wire::port::{
 
 use super::{Lab, Nbd};
 
+/// What an agent says that does not know the nonce.
 pub const HELLO: Hello = Hello {
     max_frame: MAX_FRAME,
     flags: 0,
+    nonce: 0,
 };
 
 /// A server that says nothing for so long has lost its way: a test fails instead of hanging.
@@ -24,6 +26,8 @@ pub struct Agent {
     pub port: UnixStream,
     pub receiver: AgentReceiver,
     pub sender: Sender,
+    /// The last one that the host has told.
+    pub nonce: u64,
     /// Longest payload it puts into a frame.
     pub longest: usize,
     received: Vec<u8>,
@@ -38,6 +42,7 @@ impl Agent {
             port,
             receiver: AgentReceiver::default(),
             sender: Sender::new(0),
+            nonce: 0,
             longest: port::MAX_PAYLOAD,
             received: Vec::new(),
             nbd: Vec::new(),
@@ -46,13 +51,32 @@ impl Agent {
 
     /// Begins a session and waits until it is welcomed.
     pub fn begin(&mut self, session: u64) -> Welcome {
+        self.begin_with(session, MAX_FRAME)
+    }
+
+    /// The same, taking frames of that length at most.
+    pub fn begin_with(&mut self, session: u64, max_frame: usize) -> Welcome {
         self.nbd.clear();
         self.receiver.begin(session);
         self.sender = Sender::new(session);
-        self.port.write_all(&port::hello(session, &HELLO)).unwrap();
-        match self.event() {
-            Event::Welcome(welcome) => welcome,
-            event => panic!("{event:?} before the welcome"),
+        loop {
+            let hello = Hello {
+                max_frame,
+                nonce: self.nonce,
+                ..HELLO
+            };
+            self.port.write_all(&port::hello(session, &hello)).unwrap();
+            loop {
+                match self.event() {
+                    Event::Welcome(welcome) => return welcome,
+                    Event::Nonce(nonce) if nonce == self.nonce => {}
+                    Event::Nonce(nonce) => {
+                        self.nonce = nonce;
+                        break;
+                    }
+                    event => panic!("{event:?} before the welcome"),
+                }
+            }
         }
     }
 
@@ -88,6 +112,7 @@ impl Agent {
 /// An event that owns what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    Nonce(u64),
     Welcome(Welcome),
     Data(Vec<u8>),
     Lost(Damage),
@@ -96,6 +121,7 @@ pub enum Event {
 impl From<AgentEvent<'_>> for Event {
     fn from(event: AgentEvent<'_>) -> Self {
         match event {
+            AgentEvent::Nonce(nonce) => Self::Nonce(nonce),
             AgentEvent::Welcome(welcome) => Self::Welcome(welcome),
             AgentEvent::Data(data) => Self::Data(data.to_vec()),
             AgentEvent::Lost(damage) => Self::Lost(damage),

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 use super::frame::{Damage, Frame, Header, Kind, Welcome};
 use super::{Counters, Step};
-use crate::framing;
+use crate::framing::{self, field};
 
 /// The agent's receiving end of a relay port.
 ///
-/// Until its HELLO is answered it searches for that WELCOME, through any bytes: those of sessions
-/// before may still come. From then on whatever does not belong to the session ends it.
+/// Until its HELLO is answered it searches for that WELCOME, and for RESETs, through any bytes: those
+/// of sessions before may still come, pages among them. From then on whatever does not belong to the
+/// session ends it.
 #[derive(Debug, Default)]
 pub struct AgentReceiver {
     state: State,
@@ -30,6 +31,9 @@ enum State {
 /// What the port says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentEvent<'a> {
+    /// HELLO is to be said with that nonce. A page that looks like a RESET may have said so: then the
+    /// host answers the HELLO with its own one.
+    Nonce(u64),
     /// The session has begun; the NBD stream follows.
     Welcome(Welcome),
     /// The next bytes of the session's NBD stream.
@@ -39,7 +43,8 @@ pub enum AgentEvent<'a> {
 }
 
 impl AgentReceiver {
-    /// Waits for the WELCOME to a HELLO with `session`, a random number that is not 0.
+    /// Waits for the WELCOME to a HELLO with `session`: a number that is not 0, random and drawn for
+    /// this HELLO, so that no page can hold its WELCOME.
     pub fn begin(&mut self, session: u64) {
         self.state = State::Waiting { session };
     }
@@ -59,7 +64,7 @@ impl AgentReceiver {
                 taken: 0,
                 event: None,
             },
-            State::Waiting { session } => self.await_welcome(input, session),
+            State::Waiting { session } => self.search(input, session),
             State::Open { session, next } => match Frame::parse(input) {
                 Ok(Some(frame)) => self.frame(&frame, session, next),
                 Ok(None) => Step {
@@ -83,10 +88,12 @@ impl AgentReceiver {
         }
     }
 
-    fn await_welcome(&mut self, input: &[u8], session: u64) -> Step<AgentEvent<'static>> {
-        let (skipped, found) = framing::first(input, |header: &Header| {
-            header.kind == Kind::Welcome && header.session == session
-        });
+    fn search(&mut self, input: &[u8], session: u64) -> Step<AgentEvent<'static>> {
+        let wanted = |header: &Header| match header.kind {
+            Kind::Welcome => header.session == session,
+            kind => kind == Kind::Reset,
+        };
+        let (skipped, found) = framing::first(input, wanted);
         self.counters.skipped += skipped as u64;
         let Some(frame) = found else {
             return Step {
@@ -94,11 +101,16 @@ impl AgentReceiver {
                 event: None,
             };
         };
-        self.counters.sessions += 1;
-        self.state = State::Open { session, next: 0 };
+        let event = if frame.header.kind == Kind::Reset {
+            AgentEvent::Nonce(u64::from_le_bytes(field(frame.payload, 0)))
+        } else {
+            self.counters.sessions += 1;
+            self.state = State::Open { session, next: 0 };
+            AgentEvent::Welcome(Welcome::decode(frame.payload))
+        };
         Step {
             taken: skipped + frame.size(),
-            event: Some(AgentEvent::Welcome(Welcome::decode(frame.payload))),
+            event: Some(event),
         }
     }
 
@@ -124,7 +136,8 @@ impl AgentReceiver {
         }
     }
 
-    /// Ends the session. Nothing of the frame is taken: the next WELCOME may lie within it.
+    /// Ends the session. Nothing of the frame is taken: the next WELCOME may lie within it, or it is
+    /// the RESET with the nonce for the next HELLO.
     fn lose(&mut self, damage: Damage) -> Step<AgentEvent<'static>> {
         self.state = State::Idle;
         self.counters.damaged += 1;

@@ -18,8 +18,10 @@ pub const MAX_REPORT: usize = 16 << 10;
 const MAGIC: [u8; 4] = *b"KZTP";
 const VERSION: u8 = 1;
 
-pub(super) const HELLO_PAYLOAD: usize = 8;
-pub(super) const WELCOME_PAYLOAD: usize = 16;
+/// Bytes of a HELLO's payload, and of a WELCOME's.
+pub(super) const GREETING: usize = 16;
+/// Bytes of a RESET's payload.
+pub(super) const NONCE: usize = size_of::<u64>();
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub enum Kind {
     Data = 3,
     /// Agent to host, on the control port: a report in JSON.
     Stats = 4,
-    /// Host to agent: there is no session, say HELLO.
+    /// Host to agent: there is no session, say HELLO with this nonce.
     Reset = 5,
 }
 
@@ -52,11 +54,10 @@ impl Kind {
     /// Whether a payload of `length` bytes can be one of this kind.
     const fn permits(self, length: usize) -> bool {
         match self {
-            Self::Hello => length == HELLO_PAYLOAD,
-            Self::Welcome => length == WELCOME_PAYLOAD,
+            Self::Hello | Self::Welcome => length == GREETING,
             Self::Data => length > 0 && length <= MAX_PAYLOAD,
             Self::Stats => length <= MAX_REPORT,
-            Self::Reset => length == 0,
+            Self::Reset => length == NONCE,
         }
     }
 }
@@ -150,6 +151,8 @@ pub struct Hello {
     pub max_frame: usize,
     /// Nothing is defined yet: 0, and ignored.
     pub flags: u32,
+    /// The connection's nonce, which proves that the HELLO is one; 0 while the agent does not know it.
+    pub nonce: u64,
 }
 
 /// Payload of a WELCOME.
@@ -164,9 +167,8 @@ pub struct Welcome {
 }
 
 impl Hello {
-    pub(super) fn encode(self) -> [u8; HELLO_PAYLOAD] {
-        let max_frame = u32::try_from(self.max_frame).unwrap_or(u32::MAX);
-        join(max_frame.to_le_bytes(), self.flags.to_le_bytes())
+    pub(super) fn encode(&self) -> [u8; GREETING] {
+        greeting(self.max_frame, self.flags, self.nonce)
     }
 
     /// A limit that makes no sense is taken as the nearest that does.
@@ -174,28 +176,33 @@ impl Hello {
         Self {
             max_frame: (u32::from_le_bytes(field(payload, 0)) as usize).clamp(MIN_FRAME, MAX_FRAME),
             flags: u32::from_le_bytes(field(payload, 4)),
+            nonce: u64::from_le_bytes(field(payload, 8)),
         }
     }
 }
 
 impl Welcome {
-    pub(super) fn encode(&self) -> [u8; WELCOME_PAYLOAD] {
-        let Self {
-            max_frame, flags, ..
-        } = *self;
-        let limits: [u8; 8] = Hello { max_frame, flags }.encode();
-        join(limits, self.swap_bytes.to_le_bytes())
+    pub(super) fn encode(&self) -> [u8; GREETING] {
+        greeting(self.max_frame, self.flags, self.swap_bytes)
     }
 
     /// As [`Hello::decode`].
     pub(super) fn decode(payload: &[u8]) -> Self {
-        let Hello { max_frame, flags } = Hello::decode(payload);
+        let Hello {
+            max_frame, flags, ..
+        } = Hello::decode(payload);
         Self {
             max_frame,
             flags,
             swap_bytes: u64::from_le_bytes(field(payload, 8)),
         }
     }
+}
+
+fn greeting(max_frame: usize, flags: u32, last: u64) -> [u8; GREETING] {
+    let max_frame = u32::try_from(max_frame).unwrap_or(u32::MAX);
+    let limits: [u8; 8] = join(max_frame.to_le_bytes(), flags.to_le_bytes());
+    join(limits, last.to_le_bytes())
 }
 
 impl fmt::Display for Damage {

@@ -6,9 +6,10 @@ use crate::framing;
 /// The host's receiving end of a relay port.
 ///
 /// Outside a session it searches for a HELLO, through any bytes. Inside one, another HELLO begins
-/// another session, wherever it is found.
-#[derive(Debug, Default)]
+/// another session, wherever it is found, if it has the connection's nonce.
+#[derive(Debug)]
 pub struct HostReceiver {
+    nonce: u64,
     session: Option<Session>,
     counters: Counters,
 }
@@ -33,11 +34,24 @@ pub enum HostEvent<'a> {
     },
     /// The next bytes of the session's NBD stream.
     Data(&'a [u8]),
+    /// A HELLO without the nonce. There is no session now; whoever sent it is to be told the nonce
+    /// by a RESET.
+    Stranger,
     /// The session is over: the agent is to be sent a RESET.
     Lost(Damage),
 }
 
 impl HostReceiver {
+    /// Waits for a HELLO with that nonce: random, not 0, and another one for each connection.
+    #[must_use]
+    pub fn new(nonce: u64) -> Self {
+        Self {
+            nonce,
+            session: None,
+            counters: Counters::default(),
+        }
+    }
+
     /// What it has seen.
     #[must_use]
     pub const fn counters(&self) -> Counters {
@@ -54,7 +68,7 @@ impl HostReceiver {
                 let (skipped, found) = framing::first(rest, is_hello);
                 self.counters.skipped += skipped as u64;
                 taken += skipped + found.as_ref().map_or(0, Frame::size);
-                let event = found.map(|hello| self.begin(&hello));
+                let event = found.map(|hello| self.hello(&hello));
                 return Step { taken, event };
             };
             let frame = match Frame::parse(rest) {
@@ -66,8 +80,8 @@ impl HostReceiver {
             let ours = frame.header.session == session.number;
             let event = match kind {
                 // Sent again before the WELCOME got there.
-                Kind::Hello if ours => None,
-                Kind::Hello => Some(self.begin(&frame)),
+                Kind::Hello if ours && Hello::decode(frame.payload).nonce == self.nonce => None,
+                Kind::Hello => Some(self.hello(&frame)),
                 _ if !ours => {
                     self.counters.ignored += 1;
                     None
@@ -96,7 +110,8 @@ impl HostReceiver {
     /// HELLOs, they were written by agents that came after the one whose frame this is, and the
     /// last one counts.
     ///
-    /// A page's content that looks like a HELLO costs its own guest a session, no more.
+    /// A page's content that looks like a HELLO does not know the nonce: it costs its own guest a
+    /// session, no more.
     pub fn stalled(&mut self, input: &[u8]) -> Step<HostEvent<'static>> {
         let last = framing::last(input, is_hello);
         let Some((taken, hello)) = last else {
@@ -106,18 +121,22 @@ impl HostReceiver {
             };
         };
         self.counters.skipped += (taken - hello.size()) as u64;
-        let event = Some(self.begin(&hello));
+        let event = Some(self.hello(&hello));
         Step { taken, event }
     }
 
-    fn begin(&mut self, frame: &Frame<'_>) -> HostEvent<'static> {
-        let number = frame.header.session;
-        self.session = Some(Session { number, next: 0 });
-        self.counters.sessions += 1;
-        HostEvent::Hello {
-            session: number,
-            hello: Hello::decode(frame.payload),
+    fn hello(&mut self, frame: &Frame<'_>) -> HostEvent<'static> {
+        let (session, hello) = (frame.header.session, Hello::decode(frame.payload));
+        self.session = None;
+        if hello.nonce != self.nonce {
+            return HostEvent::Stranger;
         }
+        self.session = Some(Session {
+            number: session,
+            next: 0,
+        });
+        self.counters.sessions += 1;
+        HostEvent::Hello { session, hello }
     }
 
     /// Ends the session. Nothing of the frame is taken: a HELLO may lie within it.

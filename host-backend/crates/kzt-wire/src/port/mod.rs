@@ -8,6 +8,12 @@
 //! [`HELLO_INTERVAL`] until it is welcomed, and both sides then number their DATA frames. Whatever
 //! is not the next frame of the session ends the session, never the connection.
 //!
+//! Pages of any process in the guest are what the frames carry, both ways: a page may hold bytes that
+//! are a whole HELLO and requests after it, or a WELCOME and replies, which count as soon as something
+//! gets out of step. A HELLO is therefore good only with the **nonce** of its connection, which the
+//! host draws and tells in a RESET, a WELCOME only with the number that the agent has drawn for its
+//! HELLO: no process in the guest knows them.
+//!
 //! A receiver is fed from a caller's buffer of at least [`MAX_FRAME`] bytes:
 //!
 //! ```text
@@ -33,7 +39,7 @@ pub use frame::{Damage, Frame, Header, Hello, Kind, Welcome};
 pub use frame::{HEADER_LENGTH, MAX_FRAME, MAX_PAYLOAD, MAX_REPORT, MIN_FRAME};
 pub use host::{HostEvent, HostReceiver};
 pub use reports::ReportReceiver;
-pub use sender::{HELLO_LENGTH, Sender, WELCOME_LENGTH, hello, reset, welcome};
+pub use sender::{HELLO_LENGTH, RESET_LENGTH, Sender, WELCOME_LENGTH, hello, reset, welcome};
 
 use std::time::Duration;
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-use super::frame::{HEADER_LENGTH, HELLO_PAYLOAD, Header, Hello, Kind, WELCOME_PAYLOAD, Welcome};
+use super::frame::{GREETING, HEADER_LENGTH, Header, Hello, Kind, NONCE, Welcome};
 use crate::framing::{Head as _, join};
 
 /// Bytes of a HELLO.
-pub const HELLO_LENGTH: usize = HEADER_LENGTH + HELLO_PAYLOAD;
+pub const HELLO_LENGTH: usize = HEADER_LENGTH + GREETING;
 /// Bytes of a WELCOME.
-pub const WELCOME_LENGTH: usize = HEADER_LENGTH + WELCOME_PAYLOAD;
+pub const WELCOME_LENGTH: usize = HEADER_LENGTH + GREETING;
+/// Bytes of a RESET.
+pub const RESET_LENGTH: usize = HEADER_LENGTH + NONCE;
 
 /// Numbers the frames of one direction of a session.
 #[derive(Clone, Copy, Debug)]
@@ -62,10 +64,11 @@ pub fn welcome(session: u64, welcome: &Welcome) -> [u8; WELCOME_LENGTH] {
     join(head(Kind::Welcome, session, 0, &payload), payload)
 }
 
-/// A whole RESET.
+/// A whole RESET: the connection's nonce, for the HELLO that is to follow.
 #[must_use]
-pub fn reset() -> [u8; HEADER_LENGTH] {
-    head(Kind::Reset, 0, 0, &[])
+pub fn reset(nonce: u64) -> [u8; RESET_LENGTH] {
+    let payload = nonce.to_le_bytes();
+    join(head(Kind::Reset, 0, 0, &payload), payload)
 }
 
 fn head(kind: Kind, session: u64, sequence: u32, payload: &[u8]) -> [u8; HEADER_LENGTH] {

@@ -4,11 +4,8 @@
 //!
 //! A request and its reply are a frame each. The stream around them is the one of
 //! [`port`](crate::port): it begins anywhere and breaks off anywhere, so that sessions make the
-//! beginning. What is different is who speaks. The guest's kernel makes the frames, and pages of
-//! any process in the guest are their content: a page may hold bytes that are a whole HELLO and
-//! requests after it, which count as soon as something gets out of step. A HELLO is therefore good
-//! only with the **nonce** of its connection, which the host draws and tells in a RESET: no process
-//! in the guest knows it.
+//! beginning, and pages of any process in the guest are its content, so that a HELLO is good only with
+//! the nonce of its connection. What is different is who speaks: the guest's kernel makes the frames.
 //!
 //! The host's [`HostReceiver`] is fed like those of [`port`](crate::port), from a buffer of at
 //! least [`MAX_FRAME`] bytes. [`Request::decode`] says what a frame asks for, and [`Reply`] makes
