@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kztlab.errors import HostUnable
+from kztlab.errors import BadInput, HostUnable
 from kztlab.image.folders import alone, appearing
 from kztlab.image.hashing import digest
 from kztlab.image.workshop import check_room, workshop
@@ -45,6 +45,9 @@ NEEDED = {  # program or file: Debian's package
     "/usr/include/gelf.h": "libelf-dev",
 }
 
+DEBUG = "KZTLAB_KERNEL_DEBUG"
+"""The variable that names files of a kernel's folder debug/, such as `lockdep,kasan`."""
+
 _ROOM_TO_BUILD = 2048 << 20
 _ROOM_TO_KEEP = 128 << 20
 
@@ -62,12 +65,23 @@ class Linux:
     """Those that they apply to."""
     lines: int
     """About as many are printed by a build."""
+    debug: tuple[str, ...] = ()
+    """What of debug/ is added to its configuration, for a kernel that checks itself."""
+
+    def fragments(self) -> list[Path]:
+        return [self.folder / "debug" / f"{name}.config" for name in self.debug]
 
     def digest(self) -> str:
-        """The cache key: all files but those that are only for people."""
-        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        named = [(str(path.relative_to(self.folder)), path) for path in files]
-        return digest(f"{FORMAT}", [each for each in named if each[1].suffix != ".md"])
+        """The cache key: all files that the kernel is made of."""
+        own = (path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".md")
+        named = {str(path.relative_to(self.folder)): path for path in sorted(own)}
+        used = self.fragments()
+        made_of = [
+            (name, path)
+            for name, path in named.items()
+            if path in used or not name.startswith(("debug/", "selftest/"))
+        ]
+        return digest(f"{FORMAT}", made_of)
 
     def choose(self, offered: Sequence[str]) -> str:
         """The Debian version to build of those that apt offers: the pinned one if it is there.
@@ -91,9 +105,16 @@ class Linux:
 
 
 def read_linux(folder: Path) -> Linux:
-    """The kernel that the folder describes."""
+    """The kernel that the folder describes; raises `BadInput` for what it has no fragment of."""
     text = tomllib.loads((folder / "kernel.toml").read_text())
-    return Linux(folder=folder, accepted=tuple(text.pop("accepted")), **text)
+    debug = tuple(filter(None, os.environ.get(DEBUG, "").split(",")))
+    known = sorted(path.stem for path in (folder / "debug").glob("*.config"))
+    if unknown := sorted({*debug} - {*known}):
+        raise BadInput(
+            f"{DEBUG}: no such kernel fragment: {', '.join(unknown)}",
+            hint=f"there are: {', '.join(known)}",
+        )
+    return Linux(folder=folder, accepted=tuple(text.pop("accepted")), debug=debug, **text)
 
 
 def ensure(linux: Linux, places: Places, progress: Progress) -> Path:
@@ -145,7 +166,8 @@ def _build(linux: Linux, into: Path, places: Places, progress: Progress) -> None
         (source,) = run.folder.glob(f"{linux.package}_*.deb")
         run.step(f"unpacking {name}", [script, "unpack", str(source)])
         run.step(f"patching {name}", [script, "patch"])
-        run.step(f"configuring {name}", [script, "configure"])
+        fragments = [str(recipe / path.relative_to(linux.folder)) for path in linux.fragments()]
+        run.step(f"configuring {name}", [script, "configure", *fragments])
         run.step(f"compiling {name}", [script, "compile", jobs], lines=linux.lines)
         run.step(f"collecting {name}", [script, "collect", str(result)])
         shutil.copytree(result, into, dirs_exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kztlab.errors import HostUnable
+from kztlab.errors import BadInput, HostUnable
 from kztlab.image import linux
 from kztlab.image.linux import Linux, read_linux
 from kztlab.image.recipe import REPOSITORY, recipe
@@ -55,12 +55,28 @@ def test_a_host_without_such_sources_is_told(kernel: Linux) -> None:
     assert "apt-get update" in str(caught.value.hint)
 
 
-def test_only_what_is_for_people_does_not_count(copied: Linux) -> None:
+def test_only_what_the_kernel_is_made_of_counts(copied: Linux) -> None:
     before = copied.digest()
     (copied.folder / "README.md").write_text("For people.\n")
+    (copied.folder / "selftest/store.c").write_text("int main(void) {}\n")
+    (copied.folder / "debug/kasan.config").write_text("CONFIG_KASAN=y\n")
     assert copied.digest() == before
     (copied.folder / "config").write_text("CONFIG_64BIT=y\n")
     assert copied.digest() != before
+
+
+def test_a_kernel_that_checks_itself_is_another_one(
+    copied: Linux, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(linux.DEBUG, "lockdep,kasan")
+    checking = read_linux(copied.folder)
+    assert checking.digest() != copied.digest()
+    before = checking.digest()
+    (copied.folder / "debug/kasan.config").write_text("CONFIG_KASAN=y\n")
+    assert checking.digest() != before
+    monkeypatch.setenv(linux.DEBUG, "lockdep,luck")
+    with pytest.raises(BadInput, match="KZTLAB_KERNEL_DEBUG: no such kernel fragment: luck"):
+        read_linux(copied.folder)
 
 
 def test_an_image_changes_with_its_kernel(copied: Linux) -> None:
