@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.kernel import Console, built_store, run
+from tests.support.kernel import Console, blocks_of, built, make_disk, run
 
 from kztlab.image import Image, ensure
 from kztlab.places import Places
@@ -29,7 +31,7 @@ def image() -> Image:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_store(tmp_path_factory.mktemp("store"))
+    return built("store", tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -63,9 +65,7 @@ def test_pages_go_and_come_right_and_what_must_not_is_refused(
         before=$(pgpgin); load md5sum /root/big; say again $(($(pgpgin) - before))
         say gets $(cat $C/succ_gets) index $(cat $C/curr_pages)
         rm /root/big
-        for wait in 1 2 3 4 5 6 7 8 9; do  # the index goes when nobody can be reading it
-            [ "$(cat $C/curr_pages)" = 0 ] || sleep 0.5
-        done
+        until_none $C/curr_pages  # it goes when nobody can be reading it
         say index $(cat $C/curr_pages)
         swapoff /dev/vdb; say swapoff $?
         kill $STORE; wait $STORE
@@ -85,6 +85,144 @@ def test_pages_go_and_come_right_and_what_must_not_is_refused(
     # What was got is in memory again, and goes out once more for want of room there.
     assert (index > 2000, console.of("index")) == (True, ["0"])
     assert console.of("swapoff") == ["0"]
+
+
+def test_swap_areas_come_and_go_with_pages_in_the_store(
+    image: Image, store: Path, folder: Path
+) -> None:
+    """Three at a time, each of a lower priority than the one before: memory, a file, a disk."""
+    script = """
+        wrote() { awk '{print $7}' /sys/block/vdb/stat; }
+        swapoff /dev/vdb
+        insmod /zram.ko
+        echo 16M >/sys/block/zram0/disksize
+        head -c 16777216 /dev/zero >/root/swapfile
+        mkswap /dev/zram0 >/dev/null; mkswap /root/swapfile >/dev/null
+        for area in /dev/zram0 /root/swapfile /dev/vdb; do swapon $area; done
+        store
+        sync; before=$(wrote)
+        anon 96 3 & LOAD=$!
+        until_more 11000 $F/curr_pages
+        echo 1 >/cg/load/cgroup.freeze
+        while read name kind size used rest; do say area $name $used; done </proc/swaps
+        rmmod kztmem 2>/dev/null; say unload $?
+        swapoff /dev/zram0; say swapoff $?
+        swapoff /root/swapfile; say swapoff $?
+        read zram rest </sys/block/zram0/mm_stat
+        say device $(($(wrote) - before)) zram $zram
+        echo max >/cg/load/memory.max
+        swapoff /dev/vdb; say swapoff $?
+        say left $(cat $F/curr_pages)
+        echo 0 >/cg/load/cgroup.freeze
+        wait $LOAD
+        kill $STORE; wait $STORE
+        rmmod kztmem; say unload $?
+        insmod /kztmem.ko
+        echo 48M >/cg/load/memory.max
+        swapon /dev/vdb
+        store "" 1000
+        before=$(wrote)
+        anon
+        say full $(($(wrote) - before)) refused $(cat $K/failed_pers_puts)
+    """
+    console = run(image, store, script, folder)
+    used = {name: int(kib) // 4 for name, kib in map(str.split, console.of("area")[1:])}
+    assert used["/dev/zram0"] > 3500
+    assert used["/root/swapfile"] > 3500
+    assert used["/dev/vdb"] > 2000
+    # None of it went further than the store; memory has what mkswap wrote.
+    assert console.of("device") == ["0 zram 4096"]
+    assert console.of("swapoff") == ["0", "0", "0"]
+    assert console.of("left") == ["0"]
+    assert console.of("unload") == ["1", "0"]
+    # What the store has no room for is on the disk.
+    sectors, refused = map(int, console.of("full")[0].split(" refused "))
+    assert sectors > 8 * 2000
+    assert refused > 0
+    assert [report["bad_pages"] for report in reports(console, "anon")] == [0, 0]
+
+
+def test_what_changed_beneath_an_unmounted_file_system_is_read(
+    image: Image, store: Path, folder: Path
+) -> None:
+    """The index of what the store has is gone with the mount."""
+    content = bytearray(random.Random(1).randbytes(8 << 20))
+    (folder / "content").mkdir()
+    (folder / "content/data").write_bytes(content)
+    make_disk(folder / "disk", folder / "content")
+    shutil.rmtree(folder / "content")
+    before = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    blocks = [block for block in blocks_of(folder / "disk", "/data") if block][16::64]
+    page = random.Random(2).randbytes(4096)
+    (folder / "page").write_bytes(page)
+    # Blocks are in the order of the file, but for the one that says where they are.
+    script = f"""
+        store
+        echo 1 >/sys/module/kztmem/parameters/put_wait
+        sum() {{ say sum $(load md5sum $1); }}
+        forget() {{ sync; echo 1 >/proc/sys/vm/drop_caches; }}
+        sum /root/data; forget
+        mount -o remount,ro /root; sum /root/data; forget
+        mount -o remount,rw /root; sum /root/data; forget
+        say index $(cat $C/curr_pages) gets $(cat $C/succ_gets)
+        umount /root
+        until_none $C/curr_pages; say index $(cat $C/curr_pages)
+        for block in {" ".join(map(str, blocks))}; do
+            dd if=/page of=/dev/vda bs=4096 seek=$block conv=notrunc 2>/dev/null
+        done
+        mount -t ext4 /dev/vda /root
+        say sum $(md5sum /root/data); forget
+        say sum $(md5sum /root/data)
+        gets=$(cat $C/succ_gets); forget
+        say sum $(md5sum /root/data); say gets $(($(cat $C/succ_gets) - gets))
+    """
+    console = run(image, store, script, folder, files=(folder / "page",))
+    index, gets = map(int, console.of("index")[0].split(" gets "))
+    assert min(index, gets / 2) > 2000
+    assert console.of("index")[1] == "0"
+    sums = [said.split()[0] for said in console.of("sum")]
+    assert sums[:3] == [before] * 3
+    assert len(set(sums[3:])) == 1
+    assert sums[3] != before
+    assert int(console.of("gets")[0]) > 2000
+
+
+def test_huge_pages_go_out_whole_and_memory_may_be_unplugged(
+    image: Image, store: Path, folder: Path
+) -> None:
+    script = """
+        event() { sed -n "s/^$1 //p" /proc/vmstat; }
+        echo madvise >/sys/kernel/mm/transparent_hugepage/enabled  # off in small systems
+        swapoff /dev/vdb
+        echo 0 >/sys/block/vdb/queue/rotational  # where slots come in clusters
+        swapon /dev/vdb
+        store
+        stored=$(cat $F/succ_stores) split=$(event thp_split_page)
+        say huge $(load /huge 32 2)
+        say stored $(($(cat $F/succ_stores) - stored)) split $(($(event thp_split_page) - split))
+        anon 64 4 & LOAD=$!
+        for memory in /sys/devices/system/memory/memory*; do
+            [ "$(cat $memory/valid_zones)" != Movable ] || break  # the last one has holes
+        done
+        until_more $(($(cat $F/succ_stores) + 500)) $F/succ_stores
+        for try in 1 2 3 4 5; do
+            echo offline >$memory/state && break
+            sleep 1
+        done
+        say offline $(cat $memory/state)
+        until_more $(($(cat $F/succ_stores) + 500)) $F/succ_stores
+        echo online_movable >$memory/state; say online $(cat $memory/state)
+        wait $LOAD
+    """
+    files = (built("huge", store.parent),)
+    console = run(image, store, script, folder, memory=512, cmdline="movablecore=256M", files=files)
+    kib, bad = map(int, console.of("huge")[0].split())
+    assert (kib, bad) == (2 * 32 << 10, 0)
+    stored, split = map(int, console.of("stored")[0].split(" split "))
+    assert (stored >= 2 * 8192 - 1024, split) == (True, 0)
+    assert console.of("offline") + console.of("online") == ["offline", "online"]
+    (anon,) = reports(console, "anon")
+    assert (anon["ok"], anon["bad_pages"]) == (True, 0)
 
 
 @pytest.mark.parametrize("fault", ["refuse", "twice", "late", "torn", "silent"])

@@ -22,7 +22,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <linux/kztmem.h>
+#include <uapi/linux/kztmem.h>
 
 #define PAGE		4096
 #define HEAD		sizeof(struct kztmem_header)
