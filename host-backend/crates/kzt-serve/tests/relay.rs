@@ -232,8 +232,8 @@ fn a_page_of_forged_frames_costs_a_session_at_worst() {
             nonce: guess(nbd.stream.nonce),
             ..HELLO
         };
-        let guessed = forged(&port::hello(666, &hello), 666);
-        let mut page = [forged(&WITHOUT, 1), guessed].concat().repeat(2);
+        let evil = forged(&port::hello(666, &hello), 666);
+        let mut page = [forged(&WITHOUT, 1), evil].concat().repeat(2);
         page.resize(4096, 0);
         let frames = [request(WRITE, 0, 7, 8192, 4096), page].concat();
         let frames = nbd.stream.frames(&frames);
