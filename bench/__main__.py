@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
-from bench import fio, guest_fio, guests, store
+from bench import cleancache, fio, guest_fio, guests, store
 from bench.ratios import Ratio
 from bench.servers import SERVERS
 
@@ -96,22 +96,50 @@ def print_guests(figures: list[guests.Figure], rounds: int) -> None:
             if each.load == replace(load, image=figures[0].load.image)
         }
         columns = ["seconds", "pages swapped", *(f"× {each.frontend}" for each in baselines)]
-        if load.image != figures[0].load.image:
+        compared = load.image != figures[0].load.image
+        if compared:
             columns.append("× first image")
         print(f"\n{load.image}")
         print_row(f"{load.size}, virtual CPUs: {load.vcpus}", *columns, "processor time")
         for figure in same:
             parts = [(each.guest, each.qemu, each.store) for each in figure.processor]
-            others = [*baselines, first[figure.frontend]]
+            others = [*baselines, first[figure.frontend]] if compared else baselines
             print_row(
                 figure.frontend,
                 f"{figure.median:.1f}",
                 f"{sorted(figure.swapped_pages)[rounds // 2]}",
-                *(
-                    str(Ratio.of(figure.seconds, each.seconds))
-                    for each in others
-                    if each is not figure or each in baselines
-                ),
+                *(str(Ratio.of(figure.seconds, each.seconds)) for each in others),
+                " + ".join(f"{median(part):.1f}" for part in zip(*parts, strict=True)),
+            )
+
+
+def print_cleancache(figures: list[cleancache.Figure], rounds: int) -> None:
+    """Print each reading's seconds in all ways, as multiples of those without tmem."""
+    baselines = [figure for figure in figures if figure.put_wait is None]
+    ratios = [f"× {each.guest}" for each in baselines]
+    print(
+        f"\nfiles of {cleancache.FILE_BYTES // MIB} MiB, read in a guest of"
+        f" {cleancache.MEMORY_MIB} MiB from a disk past the host's cache; medians of {rounds};"
+        "\nratios: mean of rounds [95 % interval];"
+        " processor time: the guest's, QEMU's other threads', the store's"
+    )
+    for number, label in enumerate(cleancache.PASSES):
+        print()
+        columns = ("seconds", "MiB from disk", "pages hit", "pages put", *ratios, "processor time")
+        print_row(label, *columns)
+        for figure in figures:
+            passes = figure.passes(number)
+            seconds = [each.seconds for each in passes]
+            others = ([each.seconds for each in other.passes(number)] for other in baselines)
+            used = [each.processor for each in passes]
+            parts = [(each.guest, each.qemu, each.store) for each in used]
+            print_row(
+                figure.name,
+                f"{median(seconds):.2f}",
+                f"{median(each.disk_mib for each in passes):.0f}",
+                f"{median(each.hits for each in passes):.0f}",
+                f"{median(each.puts for each in passes):.0f}",
+                *(str(Ratio.of(seconds, other)) for other in others),
                 " + ".join(f"{median(part):.1f}" for part in zip(*parts, strict=True)),
             )
 
@@ -140,7 +168,7 @@ def print_store(all_figures: list[store.Figures], codec: str, repetitions: int) 
         )
 
 
-PARTS = ("fio", "guest-fio", "guests", "store")
+PARTS = ("fio", "guest-fio", "guests", "cleancache", "store")
 
 
 def positive(text: str) -> int:
@@ -154,7 +182,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("--only", choices=PARTS, help="measure one part (default: all)")
     parser.add_argument(
-        "--repetitions", type=positive, default=5, help="of all but guests (default: 5)"
+        "--repetitions",
+        type=positive,
+        default=5,
+        help="of all but guests and cleancache (default: 5)",
     )
     parser.add_argument("--guest-repetitions", type=positive, default=3, help="(default: 3)")
     parser.add_argument(
@@ -213,6 +244,10 @@ def main() -> int:
         figures = guests.compare(arguments.frontends, loads, arguments.guest_repetitions, progress)
         result["guests"] = [asdict(figure) for figure in figures]
         print_guests(figures, arguments.guest_repetitions)
+    if arguments.only in {None, "cleancache"}:
+        readings = cleancache.compare(arguments.guest_images, arguments.guest_repetitions, progress)
+        result["cleancache"] = [asdict(figure) for figure in readings]
+        print_cleancache(readings, arguments.guest_repetitions)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0

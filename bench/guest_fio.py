@@ -42,9 +42,8 @@ guests:
   {GUEST}: {{memory: 512MiB, frontend: {OWN}, swap: {DEVICE_BYTES // MIB}MiB}}
 """
 
-PLUG_SECONDS = 30.0
+START_SECONDS = 30.0
 
-DISKS = 'for disk in /sys/block/vd*; do echo "${disk##*/} $(cat $disk/serial)"; done'
 PREPARE = """\
 swapoff -a && mkdir -p /mnt/fio && mount -o ro /dev/{program} /mnt/fio"""
 FIO = "/mnt/fio/ld.so --library-path /mnt/fio /mnt/fio/fio --output-format=json -"
@@ -69,7 +68,7 @@ def compare(rounds: int, progress: Callable[[str], None]) -> list[Figure]:
     """Run all jobs on all disks in turn, once to fill them and then as often as asked."""
     rates: dict[tuple[str, str, str], list[float]] = {}
     with _folder() as folder, lab.running("bench-fio", SPEC) as guest, _plugged(guest, folder):
-        paths = _disks(guest)
+        paths = guest.disks(GUEST, {*SERIALS.values(), PROGRAM})
         guest.run(GUEST, PREPARE.format(program=paths.pop(PROGRAM)))
         for number in range(rounds + 1):
             for data, compressible in COMPRESSIBLE_PERCENT.items():
@@ -117,18 +116,6 @@ def _run(
     return rates
 
 
-def _disks(guest: Lab) -> dict[str, str]:
-    """The guest's names of its disks by their serial numbers, once all are there."""
-    deadline = time.monotonic() + PLUG_SECONDS
-    while True:
-        lines = guest.run(GUEST, DISKS).splitlines()
-        found = {serial: name for name, _, serial in (line.partition(" ") for line in lines)}
-        if found.keys() >= {*SERIALS.values(), PROGRAM}:
-            return found
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"the guest has not found its disks but {found}")
-
-
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A folder in a tmpfs that QEMU can reach."""
@@ -144,8 +131,8 @@ def _plugged(guest: Lab, folder: Path) -> Iterator[None]:
     places = guest.places
     for name in (RAW, PEER):
         places.own(_sparse(folder / name, DEVICE_BYTES))
-    _plug_file(guest, folder / RAW, SERIALS[RAW])
-    _plug_file(guest, _program(places, folder), PROGRAM, read_only=True)
+    guest.plug(GUEST, folder / RAW, SERIALS[RAW])
+    guest.plug(GUEST, _program(places, folder), PROGRAM, read_only=True)
     socket = folder / "sockets" / PEER
     socket.parent.mkdir(mode=0o700)
     places.own(socket.parent)
@@ -157,14 +144,6 @@ def _plugged(guest: Lab, folder: Path) -> Iterator[None]:
             GUEST, "device_add", driver="vhost-user-blk-pci", id=PEER, chardev=PEER, bus="pci.0"
         )
         yield
-
-
-def _plug_file(guest: Lab, path: Path, serial: str, *, read_only: bool = False) -> None:
-    file = {"driver": "file", "filename": str(path)}
-    node = {"driver": "raw", "node-name": serial, "file": file, "read-only": read_only}
-    guest.qmp(GUEST, "blockdev-add", **node)
-    device = {"driver": "virtio-blk-pci", "id": serial, "serial": serial, "drive": serial}
-    guest.qmp(GUEST, "device_add", **device, bus="pci.0")
 
 
 @contextmanager
@@ -184,7 +163,7 @@ def _storage_daemon(places: Places, path: Path, socket: Path) -> Iterator[None]:
         extra_groups=[] if account else None,
     )
     try:
-        deadline = time.monotonic() + PLUG_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while not socket.exists():
             if daemon.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("qemu-storage-daemon did not start")

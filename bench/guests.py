@@ -6,18 +6,14 @@ time works; the others' processors are stopped meanwhile, so that they cost noth
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from bench import lab
-from bench.lab import Lab
+from bench.lab import Lab, Processor
 from kztlab.guest import WORKLOAD_GROUP
 from kztlab.spec import parse_size
-from kztlab.store import StoreClient
 
 FRONTENDS = ("vhost-user-blk", "nbd", "relay", "tmem", "disk", "zswap", "zram")
 BASELINES = ("disk", "zram")
@@ -44,8 +40,6 @@ SCRIPT = f"""\
 echo $$ >{WORKLOAD_GROUP}/cgroup.procs && echo ready && read -r go &&
 exec kzt-load anon --size=%s --content=text --passes=2 --json"""
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
 
 @dataclass(frozen=True)
 class Load:
@@ -54,22 +48,6 @@ class Load:
     size: str
     vcpus: int
     image: str
-
-
-@dataclass(frozen=True)
-class Processor:
-    """Seconds of processor time."""
-
-    guest: float
-    """In the virtual CPUs' threads, with what QEMU does there for a device."""
-    qemu: float
-    """In QEMU's other threads."""
-    store: float
-
-    def since(self, before: "Processor") -> "Processor":
-        return Processor(
-            self.guest - before.guest, self.qemu - before.qemu, self.store - before.store
-        )
 
 
 @dataclass(frozen=True)
@@ -133,49 +111,21 @@ def _guest(frontend: str, load: Load, images: Sequence[str]) -> str:
 
 def _run(guests: Lab, figure: Figure) -> None:
     name = figure.guest
-    with _going(guests, name), guests.start(name, SCRIPT % figure.load.size) as process:
+    with guests.going(name), guests.start(name, SCRIPT % figure.load.size) as process:
         if (
             process.stdin is None
             or process.stdout is None
             or process.stdout.readline() != "ready\n"
         ):
             raise RuntimeError(f"{name} is not ready")
-        before = _processor(guests, name)
+        before = guests.processor(name)
         process.stdin.write("go\n")
         process.stdin.flush()
         answer = process.stdout.readline()
-        after = _processor(guests, name)
+        after = guests.processor(name)
     report = json.loads(answer or "{}")
     if not report.get("ok"):
         raise RuntimeError(f"the load in {name} failed: {answer or process.returncode}")
     figure.seconds.append(report["seconds"])
     figure.swapped_pages.append(report["pswpout"] + report["pswpin"])
     figure.processor.append(after.since(before))
-
-
-@contextmanager
-def _going(guests: Lab, name: str) -> Iterator[None]:
-    guests.qmp(name, "cont")
-    try:
-        yield
-    finally:
-        guests.qmp(name, "stop")
-
-
-def _processor(guests: Lab, name: str) -> Processor:
-    """What guest and store have used up to now."""
-    threads = [cpu["thread-id"] for cpu in guests.qmp(name, "query-cpus-fast")]
-    status = Path(f"/proc/{threads[0]}/status").read_text().splitlines()
-    (process,) = (int(line.split()[1]) for line in status if line.startswith("Tgid:"))
-    guest = sum(_seconds(Path(f"/proc/{process}/task/{thread}")) for thread in threads)
-    with StoreClient(guests.places.sockets(LAB) / "api.sock") as store:
-        daemon = store.status()["pid"]
-    whole = _seconds(Path(f"/proc/{process}"))
-    return Processor(guest, whole - guest, _seconds(Path(f"/proc/{daemon}")))
-
-
-def _seconds(folder: Path) -> float:
-    """A process's or a thread's processor time; a process's has that of threads that have ended."""
-    # The name, in parentheses, may hold spaces.
-    fields = (folder / "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS

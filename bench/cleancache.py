@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files twice a guest's memory, read again and again, with and without tmem for clean pages.
+
+The files are on a disk of their own, which QEMU reads past the host's page cache. Nobody but the
+guest that is measured runs meanwhile.
+"""
+
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import lab
+from bench.lab import Lab, Processor
+from kztlab.guest import WORKLOAD_GROUP
+from kztlab.places import Places
+
+MIB = 1 << 20
+MEMORY_MIB = 128
+FILE_BYTES = 2 * MEMORY_MIB * MIB
+FILES = {"scan": 1, "set": 3}
+"""How often each is read, in this order."""
+PASSES = ("scan", "set, 1st time", "set, 2nd time", "set, 3rd time")
+
+RANDOM_BYTES = 1229
+"""Of each page: the others compress to next to nothing, so 70 % do, as fio's."""
+SEED = 6
+
+LAB = "bench-cleancache"
+HEAD = f"""\
+lab: {LAB}
+store: {{memory: 1GiB, overcommit: true}}
+guests:
+"""
+GUEST = f"""\
+  {{name}}: {{{{memory: {MEMORY_MIB}MiB, image: {{image}}, swap: 256MiB, {{more}}}}}}
+"""
+TMEM, OFF = "tmem", "tmem-off"
+SERIAL = "bench-files"
+
+PUT_WAIT = "echo {} >/sys/module/kztmem/parameters/put_wait"
+
+# A new mount: neither the page cache nor the index of tmem knows the files.
+RUN = f"""\
+mkdir -p /mnt/files && {{{{ umount /mnt/files 2>/dev/null || :; }}}} &&
+mount -o ro,noatime /dev/{{disk}} /mnt/files && echo $$ >{WORKLOAD_GROUP}/cgroup.procs || exit
+counters() {{{{
+    while read -r name value; do
+        [ "$name" != pgpgin ] || line=$value
+    done </proc/vmstat
+    for name in succ_gets puts; do
+        value=0
+        [ ! -e /sys/kernel/mm/cleancache/$name ] || read -r value </sys/kernel/mm/cleancache/$name
+        line="$line $value"
+    done
+    echo "$line"
+}}}}
+counters
+while read -r file; do
+    cat /mnt/files/$file >/dev/null
+    counters
+done"""
+
+
+WAYS = {"puts": False, "puts that wait": True}
+"""What put_wait is."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of one file."""
+
+    seconds: float
+    disk_mib: float
+    hits: int
+    puts: int
+    processor: Processor
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What readings of the files took in one way, in the order of the rounds."""
+
+    name: str
+    guest: str
+    put_wait: bool | None
+    """None: a guest without tmem for clean pages."""
+    rounds: list[tuple[Pass, ...]] = field(default_factory=list)
+
+    def passes(self, number: int) -> list[Pass]:
+        """One of the passes in all rounds."""
+        return [each[number] for each in self.rounds]
+
+
+def compare(images: Sequence[str], rounds: int, progress: Callable[[str], None]) -> list[Figure]:
+    """Read all files in all ways in turn; without tmem on each of the images."""
+    plain = {f"disk{number}": image for number, image in enumerate(images)}
+    spec = HEAD
+    for name, image in plain.items():
+        spec += GUEST.format(name=name, image=image, more="frontend: disk")
+    for name in (OFF, TMEM):
+        more = f"frontend: tmem, cleancache: {name == TMEM}".lower()
+        spec += GUEST.format(name=name, image=images[0], more=more)
+    figures = [Figure(f"no tmem, {image}", name, None) for name, image in plain.items()]
+    figures += [Figure("cleancache off", OFF, None)]
+    figures += [Figure(name, TMEM, put_wait) for name, put_wait in WAYS.items()]
+    with lab.running(LAB, spec) as guests, _disk(guests.places) as path:
+        disks = {}
+        for name in (*plain, OFF, TMEM):
+            guests.plug(name, path, SERIAL, read_only=True, direct=True)
+            disks[name] = guests.disks(name, {SERIAL})[SERIAL]
+            guests.qmp(name, "stop")
+        for number in range(rounds):
+            # Who goes first is another one each round.
+            first = number % len(figures)
+            for figure in figures[first:] + figures[:first]:
+                progress(f"{number + 1}/{rounds}: {figure.name}")
+                figure.rounds.append(_run(guests, figure, disks[figure.guest]))
+    return figures
+
+
+def _run(guests: Lab, figure: Figure, disk: str) -> tuple[Pass, ...]:
+    name = figure.guest
+    passes = []
+    with guests.going(name):
+        if figure.put_wait is not None:
+            guests.run(name, PUT_WAIT.format(int(figure.put_wait)))
+        with guests.start(name, RUN.format(disk=disk)) as process:
+            if process.stdin is None or process.stdout is None:
+                raise RuntimeError(f"{name} is not reached")
+            counted = process.stdout.readline()
+            for file, times in FILES.items():
+                for _ in range(times):
+                    before, used, began = counted, guests.processor(name), time.monotonic()
+                    process.stdin.write(f"{file}\n")
+                    process.stdin.flush()
+                    counted = process.stdout.readline()
+                    seconds, used = time.monotonic() - began, guests.processor(name).since(used)
+                    passes.append(_passed(seconds, used, before, counted))
+            process.stdin.close()
+    if process.returncode:
+        raise RuntimeError(f"{name} ended with {process.returncode}")
+    return tuple(passes)
+
+
+def _passed(seconds: float, used: Processor, before: str, after: str) -> Pass:
+    now, then = ([int(word) for word in line.split()] for line in (after, before))
+    disk_kib, hits, puts = (one - other for one, other in zip(now, then, strict=True))
+    return Pass(seconds, disk_kib / 1024, hits, puts, used)
+
+
+@contextmanager
+def _disk(places: Places) -> Iterator[Path]:
+    """A disk with the files, where the host's own disk is."""
+    with tempfile.TemporaryDirectory(prefix="kztbench-", dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        tree, disk = folder / "tree", folder / "disk"
+        tree.mkdir()
+        chance = random.Random(SEED)  # noqa: S311  -- no secret
+        for file in FILES:
+            with (tree / file).open("wb") as out:
+                for _ in range(FILE_BYTES // 4096):
+                    out.write(chance.randbytes(RANDOM_BYTES).ljust(4096, b"."))
+        with disk.open("xb") as out:
+            out.truncate(len(FILES) * FILE_BYTES + 64 * MIB)
+        command = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(tree), str(disk)]
+        subprocess.run(command, check=True)
+        places.own(disk)
+        yield disk
