@@ -179,9 +179,10 @@ def _cpu(root: ET.Element, domain: Domain) -> None:
     if domain.accelerator == "kvm":
         ET.SubElement(root, "cpu", mode="host-passthrough")
         return
-    # With these two features the kernel copies pages by `rep movsb`, which TCG runs byte by byte.
+    # With the first two the kernel copies pages by `rep movsb`, which TCG runs byte by byte. The
+    # third has an instruction for CRC-32C, which TCG runs bit by bit.
     cpu = ET.SubElement(root, "cpu", mode="maximum")
-    for feature in ("erms", "fsrm"):
+    for feature in ("erms", "fsrm", "sse4.2"):
         ET.SubElement(cpu, "feature", policy="disable", name=feature)
 
 

@@ -89,7 +89,7 @@ def test_emulated_cpu_copies_pages_in_words() -> None:
         for feature in tree(DOMAIN).findall("cpu/feature")
         if feature.get("policy") == "disable"
     }
-    assert off == {"erms", "fsrm"}
+    assert off == {"erms", "fsrm", "sse4.2"}
     assert tree(replace(DOMAIN, accelerator="kvm")).find("cpu/feature") is None
 
 
