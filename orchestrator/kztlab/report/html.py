@@ -93,7 +93,7 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     if pages and size:
         ratio = pages * PAGE / size
         tiles += [
-            ("stored at most", _size(pages * PAGE), f"in {_size(size)} of memory"),
+            ("stored", _size(pages * PAGE), f"in {_size(size)}: each guest's most, summed"),
             ("compression", f"{ratio:.2f}", f"saves {max(0, 1 - 1 / ratio):.0%}"),
         ]
     return tiles
