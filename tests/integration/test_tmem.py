@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest whose kernel asks the store itself, by tmem; store and agent are killed meanwhile."""
+"""A guest whose kernel asks the store itself, by tmem; store, agent and port go away meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
+import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
+import libvirt
 import pytest
+from tests.support.kernel import COMPLAINT, SELF_CHECK
 from tests.support.swapping import PAGES_BETWEEN, Swapper, number
+
+from kztlab.hypervisor import Hypervisor, session
+from kztlab.hypervisor.xml import TMEM_PORT
+from kztlab.image.linux import DEBUG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,14 +29,19 @@ KILLS = number("KZTLAB_KILLS", 4)
 # The kernel is built if the cache does not have it.
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(2400 + 60 * KILLS)]
 
-SPEC = """\
+# A kernel that checks itself takes more memory, and much more time.
+MEMORY, MIB = "memory: 192MiB", 300
+if os.environ.get(DEBUG):
+    MEMORY, MIB = "memory: 512MiB, workload_memory_max: 96MiB", 160
+
+SPEC = f"""\
 lab: asking
 guests:
-  t: {frontend: tmem, memory: 192MiB, swap: 1GiB}
+  t: {{frontend: tmem, {MEMORY}, swap: 1GiB}}
 workloads:
-  - {name: fill, on: [t], anon: {size: 300MiB}}
+  - {{name: fill, on: [t], anon: {{size: {MIB}MiB}}}}
 """
-PAGES = (300 << 20) // 4096
+PAGES = (MIB << 20) // 4096
 
 KILL_AGENT = "pkill -KILL -x kzt-agent"
 
@@ -36,6 +50,8 @@ KILL_AGENT = "pkill -KILL -x kzt-agent"
 def lab(kztlab: Kztlab) -> Iterator[dict[str, Any]]:
     """The lab is up and its load has run; what `up` has to say of it."""
     yield kztlab.json("up", kztlab.spec("asking", SPEC))
+    log = Swapper(kztlab, "asking", "t").run(SELF_CHECK)
+    assert not COMPLAINT.search(log), log
     assert kztlab("down", "asking").returncode == 0
 
 
@@ -58,7 +74,7 @@ def test_every_page_comes_back_right(lab: dict[str, Any], guest: Swapper) -> Non
 @pytest.mark.fault
 def test_no_page_is_lost_with_store_or_agent(guest: Swapper) -> None:
     killed: set[int] = set()
-    with guest.loading("300MiB", again=True) as load:
+    with guest.loading(f"{MIB}MiB", again=True) as load:
         for _ in range(KILLS):
             pid = guest.wait(load, PAGES_BETWEEN, but=killed)
             os.kill(pid, signal.SIGKILL)
@@ -69,3 +85,40 @@ def test_no_page_is_lost_with_store_or_agent(guest: Swapper) -> None:
         load.report()
     lost = guest.run("cat /sys/class/misc/kztmem/stats/lost_pages")
     assert int(lost) == 0
+
+
+@contextlib.contextmanager
+def unplugged(kztlab: Kztlab, guest: Swapper) -> Iterator[None]:
+    """The guest's port is not there meanwhile."""
+    with Hypervisor(kztlab.places) as hypervisor:
+        found = hypervisor.find(guest.lab, guest.guest)
+    assert found is not None
+    connection = libvirt.open(session.uri(kztlab.places))
+    domain = connection.lookupByUUIDString(found.uuid)
+    (port,) = (
+        ET.tostring(channel, encoding="unicode")
+        for channel in ET.fromstring(domain.XMLDesc()).iter("channel")
+        if channel.find(f"target[@name='{TMEM_PORT}']") is not None
+    )
+    domain.detachDevice(port)
+    while TMEM_PORT in domain.XMLDesc():
+        time.sleep(0.1)
+    yield
+    domain.attachDevice(port)
+    connection.close()
+
+
+@pytest.mark.fault
+def test_a_load_waits_for_a_port_that_was_unplugged(guest: Swapper, kztlab: Kztlab) -> None:
+    with guest.loading(f"{MIB}MiB", passes=2) as load:
+        guest.wait_more(load, 2 * PAGES_BETWEEN)
+        with unplugged(kztlab, guest):
+            time.sleep(1)
+            before = guest.client()["counters"]
+            time.sleep(5)
+            after = guest.client()["counters"]
+            assert (before["puts"], before["gets"]) == (after["puts"], after["gets"])
+            assert load.running
+        guest.wait_more(load, PAGES_BETWEEN)
+        load.report()
+    assert int(guest.run("cat /sys/class/misc/kztmem/stats/lost_pages")) == 0

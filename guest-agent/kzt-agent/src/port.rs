@@ -49,6 +49,12 @@ pub(crate) fn is_hung_up(file: &OwnedFd) -> Result<bool, Errno> {
     Ok(file.revents().contains(PollFlags::HUP))
 }
 
+/// Whether a port is no longer there: it has hung up for good, and another one may have its name.
+pub(crate) fn is_unplugged(port: &OwnedFd) -> bool {
+    // Reads nothing; the kernel looks for the port first.
+    rustix::io::read(port, &mut [0; 0]) == Err(Errno::NODEV)
+}
+
 /// Puts frames into a port, one after the other.
 pub(crate) struct Outlet {
     way: Way,
