@@ -28,6 +28,7 @@
 #define HEAD		sizeof(struct kztmem_header)
 #define MAX_FRAME	(HEAD + KZTMEM_MAX_PAGES * (sizeof(int32_t) + PAGE))
 #define NONCE		0x6e6f6e6365ULL
+#define SILENCE		100 /* ms */
 
 /* Pages in lists: by hash, and the free ones. Places are numbers, NONE ends a list. */
 #define NONE UINT32_MAX
@@ -355,7 +356,9 @@ int main(int argc, char **argv)
 		ssize_t got = read(device, in + filled, sizeof(in) - filled);
 
 		if (got < 0 && errno == EAGAIN) {
-			poll(&poll_device, 1, -1);
+			/* A new session has cut the frame. Its HELLO comes again. */
+			if (!poll(&poll_device, 1, filled ? SILENCE : -1))
+				filled = 0;
 			continue;
 		}
 		if (got <= 0)
@@ -365,11 +368,12 @@ int main(int argc, char **argv)
 			const struct kztmem_header *header = (void *)(in + done);
 
 			whole = HEAD + header->length;
-			if (filled - done < whole)
+			if (header->magic != KZTMEM_MAGIC || whole > sizeof(in))
+				whole = filled - done;
+			else if (filled - done < whole)
 				break;
-			if (header->magic != KZTMEM_MAGIC || header->crc != frame_crc(header))
-				errx(1, "not a frame");
-			serve(device, header);
+			else if (header->crc == frame_crc(header))
+				serve(device, header);
 		}
 		filled -= done;
 		memmove(in, in + done, filled);
