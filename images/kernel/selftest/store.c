@@ -7,7 +7,7 @@
  *
  * FAULT: refuse (every second put), twice (each reply), late (after 2 ms), stale
  * (old content of persistent and cached pages), lost (a page in 64 is not found),
- * silent (after 5000 frames, once), torn (half a reply, once in 5000 frames).
+ * silent (after 5000 frames, once), torn (half a reply too much, once in 5000 frames).
  */
 #include <err.h>
 #include <errno.h>
@@ -173,8 +173,9 @@ static void reply(int device, const struct kztmem_header *request, int32_t statu
 		usleep(2000);
 	if (is("silent") && frames == 5000)
 		return;
+	/* What comes then is taken for the other half. */
 	if (is("torn") && frames % 5000 == 0)
-		length /= 2;
+		send_all(device, out, (HEAD + length) / 2);
 	send_all(device, out, HEAD + length);
 	if (is("twice"))
 		send_all(device, out, HEAD + length);
