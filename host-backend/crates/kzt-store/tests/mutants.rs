@@ -40,7 +40,7 @@ const WIRE: &[Mutant] = &[
     Mutant {
         bug: "a tmem port's HELLO counts whatever its nonce",
         file: "src/tmem/host.rs",
-        changes: &[("if !self.proven(frame) {", "if false {")],
+        changes: &[("if hello.nonce != self.nonce {", "if false {")],
         test: (
             "tmem",
             "the_last_hello_within_a_broken_frame_counts_if_it_has_the_nonce",

@@ -45,7 +45,7 @@ pub trait Head: Sized {
     /// A frame's first bytes.
     const MAGIC: [u8; 4];
     /// How many bytes it has.
-    const LENGTH: usize;
+    const LENGTH: usize = size_of::<Self::Bytes>();
     /// The bytes do not start like a frame.
     const NO_HEAD: Self::Damage;
     /// The checksum is another one.

@@ -102,7 +102,6 @@ impl Head for Header {
     type Bytes = [u8; HEADER_LENGTH];
 
     const MAGIC: [u8; 4] = MAGIC;
-    const LENGTH: usize = HEADER_LENGTH;
     const NO_HEAD: Damage = Damage::Head;
     const WRONG_CHECKSUM: Damage = Damage::Checksum;
 

@@ -77,7 +77,8 @@ impl HostReceiver {
             let ours = frame.header.session == session;
             let event = if is_hello(&frame.header) {
                 // One of the session's own was sent again before the WELCOME got there.
-                let known = ours && self.proven(&frame);
+                let nonce = Hello::decode(&frame.header, frame.payload).nonce;
+                let known = ours && nonce == self.nonce;
                 (!known).then(|| self.hello(&frame))
             } else if !ours {
                 self.counters.ignored += 1;
@@ -112,14 +113,10 @@ impl HostReceiver {
         Step { taken, event }
     }
 
-    fn proven(&self, frame: &Frame<'_>) -> bool {
-        Hello::decode(&frame.header, frame.payload).nonce == self.nonce
-    }
-
     fn hello(&mut self, frame: &Frame<'_>) -> HostEvent<'static> {
         let hello = Hello::decode(&frame.header, frame.payload);
         self.session = None;
-        if !self.proven(frame) {
+        if hello.nonce != self.nonce {
             return HostEvent::Stranger;
         }
         if hello.version != VERSION {
