@@ -6,11 +6,13 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from statistics import median
 
 from bench import cleancache, fio, guest_fio, guests, store
+from bench.lab import Processor
 from bench.ratios import Ratio
 from bench.servers import SERVERS
 
@@ -79,6 +81,12 @@ def print_guest_fio(figures: list[guest_fio.Figure], rounds: int) -> None:
             print_row(pattern, *rates, *ratios)
 
 
+def parts(used: Sequence[Processor]) -> str:
+    """The medians of processor time: the guest's, QEMU's other threads', the store's."""
+    each = zip(*map(astuple, used), strict=True)
+    return " + ".join(f"{median(part):.1f}" for part in each)
+
+
 def print_guests(figures: list[guests.Figure], rounds: int) -> None:
     """Print seconds over each frontend, as multiples of the baselines', and who was at work."""
     print(
@@ -102,14 +110,13 @@ def print_guests(figures: list[guests.Figure], rounds: int) -> None:
         print(f"\n{load.image}")
         print_row(f"{load.size}, virtual CPUs: {load.vcpus}", *columns, "processor time")
         for figure in same:
-            parts = [(each.guest, each.qemu, each.store) for each in figure.processor]
             others = [*baselines, first[figure.frontend]] if compared else baselines
             print_row(
                 figure.frontend,
                 f"{figure.median:.1f}",
                 f"{sorted(figure.swapped_pages)[rounds // 2]}",
                 *(str(Ratio.of(figure.seconds, each.seconds)) for each in others),
-                " + ".join(f"{median(part):.1f}" for part in zip(*parts, strict=True)),
+                parts(figure.processor),
             )
 
 
@@ -131,8 +138,6 @@ def print_cleancache(figures: list[cleancache.Figure], rounds: int) -> None:
             passes = figure.passes(number)
             seconds = [each.seconds for each in passes]
             others = ([each.seconds for each in other.passes(number)] for other in baselines)
-            used = [each.processor for each in passes]
-            parts = [(each.guest, each.qemu, each.store) for each in used]
             print_row(
                 figure.name,
                 f"{median(seconds):.2f}",
@@ -140,7 +145,7 @@ def print_cleancache(figures: list[cleancache.Figure], rounds: int) -> None:
                 f"{median(each.hits for each in passes):.0f}",
                 f"{median(each.puts for each in passes):.0f}",
                 *(str(Ratio.of(seconds, other)) for other in others),
-                " + ".join(f"{median(part):.1f}" for part in zip(*parts, strict=True)),
+                parts([each.processor for each in passes]),
             )
 
 

@@ -6,7 +6,6 @@ guest that is measured runs meanwhile.
 """
 
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -166,9 +165,5 @@ def _disk(places: Places) -> Iterator[Path]:
             with (tree / file).open("wb") as out:
                 for _ in range(FILE_BYTES // 4096):
                     out.write(chance.randbytes(RANDOM_BYTES).ljust(4096, b"."))
-        with disk.open("xb") as out:
-            out.truncate(len(FILES) * FILE_BYTES + 64 * MIB)
-        command = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(tree), str(disk)]
-        subprocess.run(command, check=True)
-        places.own(disk)
+        lab.disk(places, tree, disk, len(FILES) * FILE_BYTES + 64 * MIB)
         yield disk

@@ -188,10 +188,8 @@ def _program(places: Places, folder: Path) -> Path:
         shutil.copyfile(library, tree / ("ld.so" if loader else library.name))
     (tree / "ld.so").chmod(0o755)
     size = sum(path.stat().st_size for path in tree.iterdir()) * 5 // 4 + 16 * MIB
-    command = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal"]
-    subprocess.run([*command, "-d", tree, _sparse(disk, size)], check=True)
+    lab.disk(places, tree, disk, size)
     shutil.rmtree(tree)
-    places.own(disk)
     return disk
 
 

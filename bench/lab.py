@@ -110,9 +110,12 @@ class Lab:
         status = Path(f"/proc/{threads[0]}/status").read_text().splitlines()
         (process,) = (int(line.split()[1]) for line in status if line.startswith("Tgid:"))
         cpus = sum(_seconds(Path(f"/proc/{process}/task/{thread}")) for thread in threads)
-        with StoreClient(self.places.sockets(self.name) / "api.sock") as store:
-            daemon = store.status()["pid"]
         whole = _seconds(Path(f"/proc/{process}"))
+        socket = self.places.sockets(self.name) / "api.sock"
+        if not socket.exists():  # no guest of the lab has anything there
+            return Processor(cpus, whole - cpus, 0.0)
+        with StoreClient(socket) as store:
+            daemon = store.status()["pid"]
         return Processor(cpus, whole - cpus, _seconds(Path(f"/proc/{daemon}")))
 
 
@@ -129,6 +132,15 @@ def running(name: str, spec: str) -> Iterator[Lab]:
             yield Lab(name, places, hypervisor)
     finally:
         subprocess.run([KZTLAB, "down", name], stdout=subprocess.DEVNULL, check=True)
+
+
+def disk(places: Places, tree: Path, path: Path, size: int) -> None:
+    """Make an ext4 disk of so many bytes with the files of a folder, which QEMU may open."""
+    with path.open("xb") as file:
+        file.truncate(size)
+    command = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal"]
+    subprocess.run([*command, "-d", tree, path], check=True)
+    places.own(path)
 
 
 def _seconds(folder: Path) -> float:
