@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guest kernels built from Debian's source of Linux, with a series of patches of our own.
+"""Guest kernels built from Debian's source of Linux, with or without our series of patches.
 
 The folder of such a kernel has `kernel.toml`, a script `build` whose steps are run here, and what
 they use. The result is cached as images are, under `kernels/HASH`: `vmlinuz-RELEASE` (an ELF file)
@@ -65,21 +65,26 @@ class Linux:
     """Those that they apply to."""
     lines: int
     """About as many are printed by a build."""
+    patched: bool = True
+    """Whether it has the series, patches/; without, it is what to compare with."""
     debug: tuple[str, ...] = ()
     """What of debug/ is added to its configuration, for a kernel that checks itself."""
 
     def fragments(self) -> list[Path]:
-        return [self.folder / "debug" / f"{name}.config" for name in self.debug]
+        """What is added to its config."""
+        series = [self.folder / "patches/config"] if self.patched else []
+        return series + [self.folder / "debug" / f"{name}.config" for name in self.debug]
 
     def digest(self) -> str:
         """The cache key: all files that the kernel is made of."""
         own = (path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".md")
         named = {str(path.relative_to(self.folder)): path for path in sorted(own)}
         used = self.fragments()
+        unused = ("debug/", "selftest/") if self.patched else ("debug/", "selftest/", "patches/")
         made_of = [
             (name, path)
             for name, path in named.items()
-            if path in used or not name.startswith(("debug/", "selftest/"))
+            if path in used or not name.startswith(unused)
         ]
         return digest(f"{FORMAT}", made_of)
 
@@ -104,7 +109,7 @@ class Linux:
         )
 
 
-def read_linux(folder: Path) -> Linux:
+def read_linux(folder: Path, *, patched: bool = True) -> Linux:
     """The kernel that the folder describes; raises `BadInput` for what it has no fragment of."""
     text = tomllib.loads((folder / "kernel.toml").read_text())
     debug = tuple(filter(None, os.environ.get(DEBUG, "").split(",")))
@@ -114,7 +119,8 @@ def read_linux(folder: Path) -> Linux:
             f"{DEBUG}: no such kernel fragment: {', '.join(unknown)}",
             hint=f"there are: {', '.join(known)}",
         )
-    return Linux(folder=folder, accepted=tuple(text.pop("accepted")), debug=debug, **text)
+    accepted = tuple(text.pop("accepted"))
+    return Linux(folder=folder, accepted=accepted, patched=patched, debug=debug, **text)
 
 
 def ensure(linux: Linux, places: Places, progress: Progress) -> Path:
@@ -165,7 +171,8 @@ def _build(linux: Linux, into: Path, places: Places, progress: Progress) -> None
         run.step(f"downloading the source of {name}", fetch)
         (source,) = run.folder.glob(f"{linux.package}_*.deb")
         run.step(f"unpacking {name}", [script, "unpack", str(source)])
-        run.step(f"patching {name}", [script, "patch"])
+        if linux.patched:
+            run.step(f"patching {name}", [script, "patch"])
         fragments = [str(recipe / path.relative_to(linux.folder)) for path in linux.fragments()]
         run.step(f"configuring {name}", [script, "configure", *fragments])
         run.step(f"compiling {name}", [script, "compile", jobs], lines=linux.lines)

@@ -34,7 +34,8 @@ class Recipe:
     base: Path | None = None
     """The folder of a recipe that this one is like; it says where not."""
     linux: Linux | None = None
-    """The kernel, if it is built from source; `kernel` is a package's name otherwise."""
+    """The kernel, if it is built from source (the keys `linux` and `patched`); `kernel` is a
+    package's name otherwise."""
 
     def sources(self) -> list[tuple[str, Path]]:
         """The files that go into the image or build it, by their names; the base's come first."""
@@ -76,7 +77,10 @@ def _read(path: Path) -> Recipe:
     base = path.parents[1] / text.pop("base") if "base" in text else None
     if base:
         text = tomllib.loads((base / "recipe.toml").read_text()) | text
-    linux = read_linux(path.parents[1] / text.pop("linux")) if "linux" in text else None
+    linux = None
+    if "linux" in text:
+        folder = path.parents[1] / text.pop("linux")
+        linux = read_linux(folder, patched=text.pop("patched", True))
     return Recipe(
         folder=path.parent,
         base=base,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -65,6 +66,48 @@ def test_only_what_the_kernel_is_made_of_counts(copied: Linux) -> None:
     assert copied.digest() != before
 
 
+def test_a_kernel_without_the_series_is_another_one_that_stays_when_that_changes(
+    copied: Linux,
+) -> None:
+    plain = dataclasses.replace(copied, patched=False)
+    before = plain.digest()
+    assert before != copied.digest()
+    patches = sorted((copied.folder / "patches").glob("*.patch"))
+    patches[0].unlink()
+    (copied.folder / "patches/config").write_text("CONFIG_TMEM=y\n")
+    assert plain.digest() == before
+    (copied.folder / "config").write_text("CONFIG_64BIT=y\n")
+    assert plain.digest() != before
+
+
+def test_the_series_brings_all_options_that_are_its_own(kernel: Linux) -> None:
+    """Kconfig would not leave them in a kernel without it."""
+    patches = "".join(path.read_text() for path in (FOLDER / "patches").glob("*.patch"))
+    own = {f"CONFIG_{name}" for name in re.findall(r"^\+config (\w+)$", patches, re.MULTILINE)}
+    assert own == {"CONFIG_TMEM", "CONFIG_TMEM_FAULTS", "CONFIG_KZTMEM"}
+    plain = dataclasses.replace(kernel, patched=False)
+    assert [path.name for path in kernel.fragments()] == ["config"]
+    assert plain.fragments() == []
+    assert own <= _options(FOLDER / "patches/config")
+    assert not own & _options(FOLDER / "config")
+
+
+def _options(fragment: Path) -> set[str]:
+    return set(re.findall(r"CONFIG_\w+", fragment.read_text()))
+
+
+def test_two_images_differ_in_their_kernels_series_alone() -> None:
+    patched, plain = recipe("debian-trixie-tmem"), recipe("debian-trixie-plain")
+    assert patched.linux is not None
+    assert plain == dataclasses.replace(
+        patched,
+        name="debian-trixie-plain",
+        folder=plain.folder,
+        linux=dataclasses.replace(patched.linux, patched=False),
+    )
+    assert [path.name for path in plain.folder.iterdir()] == ["recipe.toml"]
+
+
 def test_a_kernel_that_checks_itself_is_another_one(
     copied: Linux, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +125,7 @@ def test_a_kernel_that_checks_itself_is_another_one(
 def test_an_image_changes_with_its_kernel(copied: Linux) -> None:
     image = dataclasses.replace(recipe("debian-trixie-tmem"), linux=copied)
     before = image.digest()
-    next((copied.folder / "patches").iterdir()).unlink()
+    next((copied.folder / "patches").glob("*.patch")).unlink()
     assert image.digest() != before
 
 
@@ -119,3 +162,24 @@ def test_a_line_that_kconfig_drops_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "config: Kconfig does not leave it at: CONFIG_DROPPED=y\n"
+
+
+def test_a_kernel_is_collected_in_a_folder_given_from_here(tmp_path: Path) -> None:
+    """The script's last step, with any ELF file for a kernel and for a module."""
+    files = {
+        "include/config/kernel.release": "6.12.0",
+        "modules.order": "drivers/misc/some.o\n",
+        "modules.builtin": "",
+        "modules.builtin.modinfo": "",
+    }
+    for name, content in files.items():
+        (tmp_path / "build" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "build" / name).write_text(content)
+    (tmp_path / "build/drivers/misc").mkdir(parents=True)
+    for name in ("vmlinux", "drivers/misc/some.ko"):
+        shutil.copy("/bin/true", tmp_path / "build" / name)
+    subprocess.run([FOLDER / "build", "collect", "result"], cwd=tmp_path, check=True)
+    modules = tmp_path / "result/modules/6.12.0"
+    assert (tmp_path / "result/vmlinuz-6.12.0").is_file()
+    assert (modules / "kernel/some.ko").is_file()
+    assert (modules / "modules.order").read_text() == "kernel/some.ko\n"
