@@ -110,23 +110,24 @@ def print_guests(figures: list[guests.Figure], rounds: int) -> None:
         print(f"\n{load.image}")
         print_row(f"{load.size}, virtual CPUs: {load.vcpus}", *columns, "processor time")
         for figure in same:
-            others = [*baselines, first[figure.frontend]] if compared else baselines
+            others = [*baselines, first.get(figure.frontend)] if compared else baselines
             print_row(
                 figure.frontend,
                 f"{figure.median:.1f}",
                 f"{sorted(figure.swapped_pages)[rounds // 2]}",
-                *(str(Ratio.of(figure.seconds, each.seconds)) for each in others),
+                *(str(Ratio.of(figure.seconds, each.seconds)) if each else "–" for each in others),
                 parts(figure.processor),
             )
 
 
 def print_cleancache(figures: list[cleancache.Figure], rounds: int) -> None:
-    """Print each reading's seconds in all ways, as multiples of those without tmem."""
-    baselines = [figure for figure in figures if figure.put_wait is None]
-    ratios = [f"× {each.guest}" for each in baselines]
+    """Print each reading's seconds in all ways, as multiples of those without cached pages."""
+    baselines = [figure for figure in figures if figure.name in cleancache.BASELINES]
+    ratios = [f"× {each.name}" for each in baselines]
     print(
         f"\nfiles of {cleancache.FILE_BYTES // MIB} MiB, read in a guest of"
         f" {cleancache.MEMORY_MIB} MiB from a disk past the host's cache; medians of {rounds};"
+        "\ndisk: a guest without tmem; the others are one guest, its module kztmem as they say;"
         "\nratios: mean of rounds [95 % interval];"
         " processor time: the guest's, QEMU's other threads', the store's"
     )
@@ -216,7 +217,7 @@ def main() -> int:
         default=[guests.IMAGE],
         metavar="IMAGE",
         help=f"that guests boot, several to compare them (default: {guests.IMAGE}, whose kernel"
-        " serves all frontends; others lack tmem)",
+        " serves all frontends; others lack tmem, which is left out there)",
     )
     parser.add_argument("--codec", default="lzo", help="of the store's part (default: lzo)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")

@@ -2,7 +2,8 @@
 """Files twice a guest's memory, read again and again, with and without tmem for clean pages.
 
 The files are on a disk of their own, which QEMU reads past the host's page cache. Nobody but the
-guest that is measured runs meanwhile.
+guest that is measured runs meanwhile. As guests differ from each other by some percent, one serves
+for all ways of tmem, and has its module loaded anew for each.
 """
 
 import random
@@ -38,10 +39,37 @@ guests:
 GUEST = f"""\
   {{name}}: {{{{memory: {MEMORY_MIB}MiB, image: {{image}}, swap: 256MiB, {{more}}}}}}
 """
-TMEM, OFF = "tmem", "tmem-off"
+TMEM = "tmem"
 SERIAL = "bench-files"
 
-PUT_WAIT = "echo {} >/sys/module/kztmem/parameters/put_wait"
+WAYS: dict[str, dict[str, int] | None] = {
+    "not loaded": None,
+    "cleancache off": {"cleancache": 0},
+    "puts off": {"admit": 0},
+    "puts": {"admit": 1},
+    "puts that wait": {"admit": 1, "put_wait": 1},
+    "puts, second eviction": {"admit": 2},
+}
+"""The module kztmem of one guest, by the parameters that it is loaded with."""
+BASELINES = ("disk", "not loaded", "cleancache off")
+
+# Nothing may be swapped: the module can't be unloaded as long as the store has a page of that. Who
+# starts the agent, and would load the module again, is stopped before that ends.
+UNLOAD = """\
+wait_for() {
+    tries=100
+    until "$@"; do
+        [ $((tries -= 1)) -gt 0 ] || exit
+        sleep 0.1
+    done
+}
+is_unloaded() { [ ! -e /sys/module/kztmem ] || rmmod kztmem; }
+is_answered() { [ "$(cat /sys/class/misc/kztmem/stats/frames_received)" -gt 0 ]; }
+swapoff -a
+pkill -STOP -x agent
+pkill -KILL -x kzt-agent
+wait_for is_unloaded"""
+LOAD = "modprobe kztmem {} && pkill -CONT -x agent && wait_for is_answered"
 
 # A new mount: neither the page cache nor the index of tmem knows the files.
 RUN = f"""\
@@ -65,10 +93,6 @@ while read -r file; do
 done"""
 
 
-WAYS = {"puts": False, "puts that wait": True}
-"""What put_wait is."""
-
-
 @dataclass(frozen=True)
 class Pass:
     """One reading of one file."""
@@ -86,8 +110,8 @@ class Figure:
 
     name: str
     guest: str
-    put_wait: bool | None
-    """None: a guest without tmem for clean pages."""
+    parameters: dict[str, int] | None
+    """Of kztmem; None: it is not loaded."""
     rounds: list[tuple[Pass, ...]] = field(default_factory=list)
 
     def passes(self, number: int) -> list[Pass]:
@@ -96,20 +120,20 @@ class Figure:
 
 
 def compare(images: Sequence[str], rounds: int, progress: Callable[[str], None]) -> list[Figure]:
-    """Read all files in all ways in turn; without tmem on each of the images."""
-    plain = {f"disk{number}": image for number, image in enumerate(images)}
+    """Read all files in all ways in turn, on the first image; without tmem on each of them."""
+    plain = {f"disk-{number}": image for number, image in enumerate(images, 1)}
     spec = HEAD
     for name, image in plain.items():
         spec += GUEST.format(name=name, image=image, more="frontend: disk")
-    for name in (OFF, TMEM):
-        more = f"frontend: tmem, cleancache: {name == TMEM}".lower()
-        spec += GUEST.format(name=name, image=images[0], more=more)
-    figures = [Figure(f"no tmem, {image}", name, None) for name, image in plain.items()]
-    figures += [Figure("cleancache off", OFF, None)]
-    figures += [Figure(name, TMEM, put_wait) for name, put_wait in WAYS.items()]
+    spec += GUEST.format(name=TMEM, image=images[0], more="frontend: tmem")
+    figures = [
+        Figure("disk" if image == images[0] else f"disk, {image}", name, None)
+        for name, image in plain.items()
+    ]
+    figures += [Figure(name, TMEM, parameters) for name, parameters in WAYS.items()]
     with lab.running(LAB, spec) as guests, _disk(guests.places) as path:
         disks = {}
-        for name in (*plain, OFF, TMEM):
+        for name in (*plain, TMEM):
             guests.plug(name, path, SERIAL, read_only=True, direct=True)
             disks[name] = guests.disks(name, {SERIAL})[SERIAL]
             guests.qmp(name, "stop")
@@ -126,8 +150,7 @@ def _run(guests: Lab, figure: Figure, disk: str) -> tuple[Pass, ...]:
     name = figure.guest
     passes = []
     with guests.going(name):
-        if figure.put_wait is not None:
-            guests.run(name, PUT_WAIT.format(int(figure.put_wait)))
+        guests.run(name, _module(figure.parameters))
         with guests.start(name, RUN.format(disk=disk)) as process:
             if process.stdin is None or process.stdout is None:
                 raise RuntimeError(f"{name} is not reached")
@@ -144,6 +167,14 @@ def _run(guests: Lab, figure: Figure, disk: str) -> tuple[Pass, ...]:
     if process.returncode:
         raise RuntimeError(f"{name} ended with {process.returncode}")
     return tuple(passes)
+
+
+def _module(parameters: dict[str, int] | None) -> str:
+    """The script that loads kztmem with these parameters, or none, and has it begin a session."""
+    if parameters is None:
+        return UNLOAD
+    words = (f"{name}={value}" for name, value in parameters.items())
+    return f"{UNLOAD}\n{LOAD.format(' '.join(words))}"
 
 
 def _passed(seconds: float, used: Processor, before: str, after: str) -> Pass:

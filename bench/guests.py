@@ -13,6 +13,7 @@ from statistics import median
 from bench import lab
 from bench.lab import Lab, Processor
 from kztlab.guest import WORKLOAD_GROUP
+from kztlab.image.recipe import recipe
 from kztlab.spec import parse_size
 
 FRONTENDS = ("vhost-user-blk", "nbd", "relay", "tmem", "disk", "zswap", "zram")
@@ -74,13 +75,13 @@ def compare(
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[Figure]:
-    """Run every load over each frontend in turn, as often as asked."""
+    """Run every load over each frontend in turn that is able to take it, as often as asked."""
     images = list(dict.fromkeys(load.image for load in loads))
     figures = [
         Figure(frontend, load, _guest(frontend, load, images), [], [], [])
         for load in loads
         for frontend in frontends
-        if frontend != "zram" or parse_size(load.size) <= ZRAM_MOST
+        if _is_able(frontend, load)
     ]
     names = {figure.guest: figure for figure in figures}
     spec = HEAD + "".join(
@@ -102,6 +103,18 @@ def compare(
                 progress(f"{number + 1}/{rounds}: {figure.load.size} in {figure.guest}")
                 _run(guests, figure)
     return figures
+
+
+def _is_able(frontend: str, load: Load) -> bool:
+    linux = recipe(load.image).linux
+    match frontend:
+        case "tmem":
+            return linux is not None and linux.patched
+        case "zswap":
+            return linux is not None
+        case "zram":
+            return parse_size(load.size) <= ZRAM_MOST
+    return True
 
 
 def _guest(frontend: str, load: Load, images: Sequence[str]) -> str:
