@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.swapping import KILL_ALL, KILL_PUMP, PAGES_BETWEEN, Swapper, number
+from tests.support.unplugged import wait_for_the_next_port
 
 from kztlab.hypervisor import Hypervisor
+from kztlab.hypervisor.xml import RELAY_PORT
 from kztlab.lab import processes
 
 if TYPE_CHECKING:
@@ -163,3 +165,8 @@ def test_a_slow_store_is_waited_for(guest: Swapper) -> None:
             time.sleep(LONG)
             os.kill(pid, signal.SIGCONT)
         load.report()
+
+
+@pytest.mark.fault
+def test_a_load_waits_for_a_port_that_was_unplugged(guest: Swapper) -> None:
+    wait_for_the_next_port(guest, RELAY_PORT, "300MiB")

@@ -3,19 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import time
-import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
-import libvirt
 import pytest
 from tests.support.kernel import COMPLAINT, SELF_CHECK
 from tests.support.swapping import PAGES_BETWEEN, Swapper, number
+from tests.support.unplugged import wait_for_the_next_port
 
-from kztlab.hypervisor import Hypervisor, session
 from kztlab.hypervisor.xml import TMEM_PORT
 from kztlab.image.linux import DEBUG
 
@@ -87,38 +83,7 @@ def test_no_page_is_lost_with_store_or_agent(guest: Swapper) -> None:
     assert int(lost) == 0
 
 
-@contextlib.contextmanager
-def unplugged(kztlab: Kztlab, guest: Swapper) -> Iterator[None]:
-    """The guest's port is not there meanwhile."""
-    with Hypervisor(kztlab.places) as hypervisor:
-        found = hypervisor.find(guest.lab, guest.guest)
-    assert found is not None
-    connection = libvirt.open(session.uri(kztlab.places))
-    domain = connection.lookupByUUIDString(found.uuid)
-    (port,) = (
-        ET.tostring(channel, encoding="unicode")
-        for channel in ET.fromstring(domain.XMLDesc()).iter("channel")
-        if channel.find(f"target[@name='{TMEM_PORT}']") is not None
-    )
-    domain.detachDevice(port)
-    while TMEM_PORT in domain.XMLDesc():
-        time.sleep(0.1)
-    yield
-    domain.attachDevice(port)
-    connection.close()
-
-
 @pytest.mark.fault
-def test_a_load_waits_for_a_port_that_was_unplugged(guest: Swapper, kztlab: Kztlab) -> None:
-    with guest.loading(f"{MIB}MiB", passes=2) as load:
-        guest.wait_more(load, 2 * PAGES_BETWEEN)
-        with unplugged(kztlab, guest):
-            time.sleep(1)
-            before = guest.client()["counters"]
-            time.sleep(5)
-            after = guest.client()["counters"]
-            assert (before["puts"], before["gets"]) == (after["puts"], after["gets"])
-            assert load.running
-        guest.wait_more(load, PAGES_BETWEEN)
-        load.report()
+def test_a_load_waits_for_a_port_that_was_unplugged(guest: Swapper) -> None:
+    wait_for_the_next_port(guest, TMEM_PORT, f"{MIB}MiB")
     assert int(guest.run("cat /sys/class/misc/kztmem/stats/lost_pages")) == 0

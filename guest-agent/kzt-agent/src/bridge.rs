@@ -19,7 +19,7 @@ use rustix::ioctl::{self, NoArg};
 use crate::args::Writing;
 use crate::control::Control;
 use crate::log::{Level, Log};
-use crate::port::{ABSENT_INTERVAL, Outlet, is_hung_up, is_unplugged};
+use crate::port::{ABSENT_INTERVAL, Outlet, is_absent};
 use crate::report::Figures;
 
 /// The device of the kernel's module.
@@ -136,10 +136,7 @@ impl<'a> Bridge<'a> {
             return Ok(());
         }
         if self.absent.is_some() {
-            if is_hung_up(&self.port)? {
-                if is_unplugged(&self.port) {
-                    return Err(Errno::NODEV);
-                }
+            if is_absent(&self.port)? {
                 self.absent = Some(now + ABSENT_INTERVAL);
                 return Ok(());
             }

@@ -49,10 +49,18 @@ pub(crate) fn is_hung_up(file: &OwnedFd) -> Result<bool, Errno> {
     Ok(file.revents().contains(PollFlags::HUP))
 }
 
-/// Whether a port is no longer there: it has hung up for good, and another one may have its name.
-pub(crate) fn is_unplugged(port: &OwnedFd) -> bool {
+/// Whether nobody has the host's side of a port open.
+///
+/// `NODEV` if the port has been unplugged: it hangs up for good, and another one may have its name.
+pub(crate) fn is_absent(port: &OwnedFd) -> Result<bool, Errno> {
+    if !is_hung_up(port)? {
+        return Ok(false);
+    }
     // Reads nothing; the kernel looks for the port first.
-    rustix::io::read(port, &mut [0; 0]) == Err(Errno::NODEV)
+    match rustix::io::read(port, &mut [0; 0]) {
+        Err(Errno::NODEV) => Err(Errno::NODEV),
+        _ => Ok(true),
+    }
 }
 
 /// Puts frames into a port, one after the other.
@@ -138,5 +146,22 @@ impl Outlet {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Else the agent would end, and its ledger with it, whenever the host's side is closed.
+    #[test]
+    fn a_peer_that_hangs_up_is_absent_and_not_unplugged() {
+        let (host, port) = UnixStream::pair().unwrap();
+        let port = OwnedFd::from(port);
+        assert_eq!(is_absent(&port), Ok(false));
+        drop(host);
+        assert_eq!(is_absent(&port), Ok(true));
     }
 }

@@ -25,7 +25,7 @@ use crate::inbox::{Arrival, Inbox};
 use crate::ledger::{Ledger, Times, Unexpected};
 use crate::log::{Level, Log};
 use crate::outbox::Outbox;
-use crate::port::{ABSENT_INTERVAL, Outlet, is_hung_up};
+use crate::port::{ABSENT_INTERVAL, Outlet, is_absent, is_hung_up};
 use crate::report::Figures;
 
 /// The kernel needs a moment to notice that its connection is gone.
@@ -219,7 +219,7 @@ impl<'a> Pump<'a> {
     /// Does all that can be done without waiting.
     fn step(&mut self, ready: Ready, now: Instant) -> Result<(), Loss> {
         if let Phase::Absent { look } = &mut self.phase {
-            if is_hung_up(&self.port).map_err(Loss::Port)? {
+            if is_absent(&self.port).map_err(Loss::Port)? {
                 *look = now + ABSENT_INTERVAL;
                 return Ok(());
             }
@@ -520,9 +520,14 @@ impl<'a> Pump<'a> {
 
     /// Gives the session up. The kernel's connection is kept if what is in flight on it can be sent
     /// again; else it is given up, too, and the kernel repeats it when its time is up.
+    ///
+    /// Fails if the port has been unplugged: no session will begin on it.
     fn lose(&mut self, loss: &Loss, now: Instant) -> Result<(), Errno> {
         self.log
             .line(Level::Error, format_args!("session lost: {loss}"));
+        if matches!(loss, Loss::Port(Errno::NODEV)) {
+            return Err(Errno::NODEV);
+        }
         let theirs = matches!(loss, Loss::Socket | Loss::Stream | Loss::Kernel(_));
         if theirs || !self.ledger.rewind() {
             self.times.longest = self.times.longest.max(self.ledger.waiting(now));
