@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SELFTEST = REPOSITORY / "images/kernel/selftest"
 HEADER = "include/uapi/linux/kztmem.h"
-MODULE = ("crc.c", "kztmem.h", "receive.c", "send.c")
+MODULE = ("crc.c", "evicted.c", "kztmem.h", "receive.c", "send.c")
 
 ROOM_TO_CHECK = 512
 """MiB that a guest has at least whose kernel checks itself (KZTLAB_KERNEL_DEBUG)."""

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * As much of the kernel as the module's frames need, for a program with one
- * thread: no lock is ever contended, and user memory is our own.
+ * As much of the kernel as the module's code needs that is run here, for a program
+ * with one thread: no lock is ever contended, and user memory is our own.
  */
 #ifndef SELFTEST_KERNEL_H
 #define SELFTEST_KERNEL_H
@@ -60,7 +60,18 @@ struct tmem_page;
 #define atomic_long_add(nr, counter)	((counter)->value += (nr))
 #define pr_warn_ratelimited(...)	((void)0)
 #define vmalloc(size)		malloc(size)
+#define vcalloc(nr, size)	calloc(nr, size)
 #define vfree(memory)		free(memory)
+#define smp_load_acquire(at)	(*(at))
+#define smp_store_release(at, value)	(*(at) = (value))
+#define GOLDEN_RATIO_64		0x61c8864680b583ebULL	/* as in linux/hash.h */
+
+static inline int order_base_2(unsigned long nr)
+{
+	return nr < 2 ? 0 : 64 - __builtin_clzl(nr - 1);
+}
+
+unsigned long totalram_pages(void);
 
 static inline unsigned long copy_to_user(void *to, const void *from, size_t len)
 {

@@ -5,9 +5,10 @@
  *
  *   store PAGES [FAULT]
  *
- * FAULT: refuse (every second put), twice (each reply), late (after 2 ms), stale
- * (old content of persistent and cached pages), lost (a page in 64 is not found),
- * silent (after 5000 frames, once), torn (half a reply too much, once in 5000 frames).
+ * FAULT: refuse (every second put), twice (each reply), late (after 2 ms, and once
+ * after 5 s), stale (old content of persistent and cached pages), lost (a page in 64
+ * is not found), silent (after 5000 frames, once), torn (half a reply too much, once
+ * in 5000 frames).
  */
 #include <err.h>
 #include <errno.h>
@@ -170,7 +171,7 @@ static void reply(int device, const struct kztmem_header *request, int32_t statu
 	header->crc = 0;
 	header->crc = frame_crc(header);
 	if (is("late"))
-		usleep(2000);
+		usleep(frames == 5000 ? 5000000 : 2000);
 	if (is("silent") && frames == 5000)
 		return;
 	/* What comes then is taken for the other half. */

@@ -128,6 +128,7 @@ def module_parameters(spec: GuestSpec) -> dict[str, int]:
     return {
         "cleancache": int(spec.cleancache is not False),
         "put_wait": int(tmem.put_wait),
+        "admit": tmem.admit,
         "writeback": int(tmem.writeback),
         "timeout": round(tmem.timeout * 1000),
         "slots": tmem.slots,

@@ -106,6 +106,11 @@ class TmemSpec(Section):
         "their way to the store. Otherwise they are dropped, and read from the disk if they are "
         "wanted again.",
     )
+    admit: Annotated[int, Field(ge=0, le=2)] = Field(
+        default=1,
+        description="Which time a clean page of a file goes to the store as it leaves the guest's "
+        "memory: the 1st, or the 2nd, which spares what is read once. 0: never.",
+    )
     writeback: bool = Field(
         default=True,
         description="Whether pages are swapped out as to a disk, many at a time. Otherwise each "
