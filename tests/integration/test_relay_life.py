@@ -32,7 +32,7 @@ def test_swap_is_empty_before_the_agent_ends(kztlab: Kztlab) -> None:
     guest = Swapper(kztlab, "life", "r")
     console = kztlab.places.lab("life") / "guests" / "r" / "console.log"
     with guest.loading("256MiB", passes=1000) as load:
-        guest.wait(load, puts=20_000)
+        guest.wait(load, 20_000)
         guest.run("poweroff")
         while "r" in processes.guests(kztlab.places, "life"):
             time.sleep(0.2)

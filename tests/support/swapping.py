@@ -140,20 +140,22 @@ class Swapper:
         clients: list[dict[str, Any]] = self.status()["clients"]
         return next(each for each in clients if each["name"] == self.guest)
 
-    def wait(self, load: Load, puts: int, but: set[int] | None = None) -> int:
-        """Wait until the store's process, none of those given, has taken so many pages; that
-        process."""
+    def wait(
+        self, load: Load, pages: int, but: set[int] | None = None, counter: str = "puts"
+    ) -> int:
+        """Wait until the store's process, none of those given, has taken (or, by the counter
+        `gets`, given) so many pages; that process."""
         for status in load.statuses():
             (client,) = (each for each in status["clients"] if each["name"] == self.guest)
-            if status["pid"] not in (but or ()) and client["counters"]["puts"] >= puts:
+            if status["pid"] not in (but or ()) and client["counters"][counter] >= pages:
                 pid: int = status["pid"]
                 return pid
         load.report()
         pytest.fail("the load ended too soon")
 
-    def wait_more(self, load: Load, puts: int) -> int:
+    def wait_more(self, load: Load, pages: int, counter: str = "puts") -> int:
         """The same from now on."""
-        return self.wait(load, self.client()["counters"]["puts"] + puts)
+        return self.wait(load, self.client()["counters"][counter] + pages, counter=counter)
 
     def kill_agents(self, kills: int) -> None:
         """Kill the agent so often during a load; every fourth time its supervisor, and whoever
