@@ -140,6 +140,9 @@ def test_swap_areas_come_and_go_with_pages_in_the_store(
     script = """
         wrote() { awk '{print $7}' /sys/block/vdb/stat; }
         swapoff /dev/vdb
+        rmmod kztmem; insmod /kztmem.ko slots=16
+        for time in $(seq 20); do swapon /dev/vdb; swapoff /dev/vdb; done  # with no store
+        rmmod kztmem; say unload $?; insmod /kztmem.ko
         insmod /zram.ko
         echo 16M >/sys/block/zram0/disksize
         head -c 16777216 /dev/zero >/root/swapfile
@@ -170,6 +173,12 @@ def test_swap_areas_come_and_go_with_pages_in_the_store(
         before=$(wrote)
         anon
         say full $(($(wrote) - before)) refused $(cat $K/failed_pers_puts)
+        kill $STORE; wait $STORE
+        swapoff /dev/vdb
+        echo 1 >/sys/block/zram0/reset; echo 64M >/sys/block/zram0/disksize
+        mkswap /dev/zram0 >/dev/null; swapon /dev/zram0
+        store
+        anon
     """
     console = run(image, store, script, folder)
     used = {name: int(kib) // 4 for name, kib in map(str.split, console.of("area")[1:])}
@@ -180,12 +189,15 @@ def test_swap_areas_come_and_go_with_pages_in_the_store(
     assert console.of("device") == ["0 zram 4096"]
     assert console.of("swapoff") == ["0", "0", "0"]
     assert console.of("left") == ["0"]
-    assert console.of("unload") == ["1", "0"]
+    assert console.of("unload") == ["0", "1", "0"]
     # What the store has no room for is on the disk.
     sectors, refused = map(int, console.of("full")[0].split(" refused "))
     assert sectors > 8 * 2000
     assert refused > 0
-    assert [report["bad_pages"] for report in reports(console, "anon")] == [0, 0]
+    *loads, memory = reports(console, "anon")
+    assert [report["bad_pages"] for report in (*loads, memory)] == [0, 0, 0]
+    # A device as fast as memory is read at once; the store's pages must not be read so, and again.
+    assert memory["pswpin"] < 1.5 * memory["pages"]
 
 
 def test_what_changed_beneath_an_unmounted_file_system_is_read(
@@ -233,6 +245,67 @@ def test_what_changed_beneath_an_unmounted_file_system_is_read(
     assert int(console.of("gets")[0]) > 2000
 
 
+def test_blocks_smaller_than_a_page_stay_out(image: Image, store: Path, folder: Path) -> None:
+    """A page could be newer in parts than what has been put of it."""
+    (folder / "content").mkdir()
+    (folder / "content/data").write_bytes(bytes(range(256)) * 16384)
+    make_disk(folder / "disk", folder / "content", block=1024)
+    shutil.rmtree(folder / "content")
+    script = """
+        store
+        cat /root/data >/dev/null; echo 1 >/proc/sys/vm/drop_caches
+        before=$(pgpgin); cat /root/data >/dev/null; say again $(($(pgpgin) - before))
+        say puts $(cat $C/puts) $(cat $C/failed_puts)
+    """
+    console = run(image, store, script, folder)
+    assert int(console.of("again")[0]) >= 4096
+    assert console.of("puts") == ["0 0"]
+
+
+def test_the_index_of_lonely_pages_has_a_bound(image: Image, store: Path, folder: Path) -> None:
+    """Each takes as much memory as 64 that follow each other."""
+    (folder / "content").mkdir()
+    with (folder / "content/lonely").open("wb") as file:
+        for place in range(0, 2 << 30, 64 * 4096):
+            file.seek(place)
+            file.write(bytes(range(1, 129)) * 32)
+    make_disk(folder / "disk", folder / "content")
+    shutil.rmtree(folder / "content")
+    script = """
+        echo 1 >/sys/module/kztmem/parameters/put_wait
+        store
+        read name total unit </proc/meminfo; say memory $((total / 4))
+        cat /root/lonely >/dev/null; echo 1 >/proc/sys/vm/drop_caches
+        say index $(cat $C/curr_pages) failed $(cat $C/failed_puts)
+        rm /root/lonely; until_none $C/curr_pages
+        head -c 33554432 /dev/urandom >/root/dense; sync
+        for time in 1 2; do echo 1 >/proc/sys/vm/drop_caches; cat /root/dense >/dev/null; done
+        echo 1 >/proc/sys/vm/drop_caches; say dense $(cat $C/curr_pages)
+    """
+    console = run(image, store, script, folder)
+    (memory,) = map(int, console.of("memory"))
+    index, failed = map(int, console.of("index")[0].split(" failed "))
+    assert index == pytest.approx(memory / 16, rel=0.02)
+    assert failed == pytest.approx(8192 - index, rel=0.02)
+    assert int(console.of("dense")[0]) >= 8192
+
+
+def test_a_pool_that_was_made_unseen_is_made_anew(image: Image, store: Path, folder: Path) -> None:
+    """Otherwise the store would keep one more each time, until it gives no more of them."""
+    script = """
+        echo 500 >/sys/module/kztmem/parameters/timeout
+        store forgetful
+        until_more 1 $K/sessions
+        anon
+        kill $STORE; wait $STORE
+        store forgetful; sleep 1
+    """
+    console = run(image, store, script, folder)
+    assert console.of("fresh")[:3] == ["1", "1", "0"]
+    (anon,) = reports(console, "anon")
+    assert (anon["bad_pages"], anon["pswpout"] > 4000) == (0, True)
+
+
 def test_huge_pages_go_out_whole_and_memory_may_be_unplugged(
     image: Image, store: Path, folder: Path
 ) -> None:
@@ -243,8 +316,9 @@ def test_huge_pages_go_out_whole_and_memory_may_be_unplugged(
         echo 0 >/sys/block/vdb/queue/rotational  # where slots come in clusters
         swapon /dev/vdb
         store
-        stored=$(cat $F/succ_stores) split=$(event thp_split_page)
+        stored=$(cat $F/succ_stores) split=$(event thp_split_page) out=$(event thp_swpout)
         say huge $(load /huge 32 2)
+        say whole $(($(event thp_swpout) - out))
         say stored $(($(cat $F/succ_stores) - stored)) split $(($(event thp_split_page) - split))
         anon 64 4 & LOAD=$!
         for memory in /sys/devices/system/memory/memory*; do
@@ -266,6 +340,7 @@ def test_huge_pages_go_out_whole_and_memory_may_be_unplugged(
     assert (kib, bad) == (2 * 32 << 10, 0)
     stored, split = map(int, console.of("stored")[0].split(" split "))
     assert (stored >= 2 * 8192 - 1024, split) == (True, 0)
+    assert 512 * int(console.of("whole")[0]) == stored
     assert console.of("offline") + console.of("online") == ["offline", "online"]
     (anon,) = reports(console, "anon")
     assert (anon["ok"], anon["bad_pages"]) == (True, 0)

@@ -143,11 +143,11 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def make_disk(path: Path, content: Path | None = None) -> None:
-    """A disk with a file system, which has what the folder `content` has."""
+def make_disk(path: Path, content: Path | None = None, block: int = 4096) -> None:
+    """A disk with a file system of such blocks, which has what the folder `content` has."""
     with path.open("wb") as file:
         file.truncate(512 << 20)
-    command: list[str | Path] = [find("mke2fs") or "mke2fs", "-q", "-t", "ext4", "-b", "4096"]
+    command: list[str | Path] = [find("mke2fs") or "mke2fs", "-q", "-t", "ext4", "-b", f"{block}"]
     command += ["-O", "^has_journal", "-E", "lazy_itable_init=0"]
     if content:
         command += ["-d", content]

@@ -8,7 +8,8 @@
  * FAULT: refuse (every second put), twice (each reply), late (after 2 ms, and once
  * after 5 s), stale (old content of persistent and cached pages), lost (a page in 64
  * is not found), silent (after 5000 frames, once), torn (half a reply too much, once
- * in 5000 frames).
+ * in 5000 frames), forgetful (makes the first pool and does not say so; what is said
+ * on the console tells whether the next session begins with FRESH).
  */
 #include <err.h>
 #include <errno.h>
@@ -200,7 +201,8 @@ static void new_pool(int device, const struct kztmem_header *request)
 		return;
 	}
 	persistent_pools[pools] = request->index & KZTMEM_POOL_PERSIST;
-	reply(device, request, first_pool + pools++, 0);
+	if (pools++ || !is("forgetful"))
+		reply(device, request, first_pool + pools - 1, 0);
 }
 
 static void put(int device, const struct kztmem_header *request)
@@ -275,6 +277,14 @@ static void no_session(int device)
 	send_all(device, out, HEAD + sizeof(nonce));
 }
 
+static void say(const char *format, int number)
+{
+	printf("@ ");
+	printf(format, number);
+	printf("\n");
+	fflush(stdout);
+}
+
 static void hello(int device, const struct kztmem_header *request)
 {
 	const struct kztmem_hello *hello = (const void *)(request + 1);
@@ -283,8 +293,11 @@ static void hello(int device, const struct kztmem_header *request)
 		no_session(device);
 		return;
 	}
-	if (request->session != session)
+	if (request->session != session) {
 		drop_pools(request->flags & KZTMEM_FRESH);
+		if (is("forgetful"))
+			say("fresh %d", !!(request->flags & KZTMEM_FRESH));
+	}
 	session = request->session;
 	welcomed = true;
 	memcpy(out + HEAD, hello, sizeof(*hello));
