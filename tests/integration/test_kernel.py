@@ -277,17 +277,17 @@ def test_the_index_of_lonely_pages_has_a_bound(image: Image, store: Path, folder
         read name total unit </proc/meminfo; say memory $((total / 4))
         cat /root/lonely >/dev/null; echo 1 >/proc/sys/vm/drop_caches
         say index $(cat $C/curr_pages) failed $(cat $C/failed_puts)
-        rm /root/lonely; until_none $C/curr_pages
         head -c 33554432 /dev/urandom >/root/dense; sync
         for time in 1 2; do echo 1 >/proc/sys/vm/drop_caches; cat /root/dense >/dev/null; done
-        echo 1 >/proc/sys/vm/drop_caches; say dense $(cat $C/curr_pages)
+        echo 1 >/proc/sys/vm/drop_caches; sleep 1; say dense $(cat $C/curr_pages)
     """
     console = run(image, store, script, folder)
     (memory,) = map(int, console.of("memory"))
     index, failed = map(int, console.of("index")[0].split(" failed "))
     assert index == pytest.approx(memory / 16, rel=0.02)
     assert failed == pytest.approx(8192 - index, rel=0.02)
-    assert int(console.of("dense")[0]) >= 8192
+    # Others than the file itself give way.
+    assert int(console.of("dense")[0]) == 8192
 
 
 def test_a_pool_that_was_made_unseen_is_made_anew(image: Image, store: Path, folder: Path) -> None:

@@ -101,7 +101,9 @@ class Cleancache(Result):
     """What a guest's kernel counted of clean pages of files while workloads ran."""
 
     puts: int | None = Field(description="Pages that it offered to the store.")
-    failed_puts: int | None = Field(description="Those that were not, or could not be, offered.")
+    failed_puts: int | None = Field(
+        description="Those that it wanted to, and had no room or request for."
+    )
     succ_gets: int | None = Field(description="Pages that came back.")
     failed_gets: int | None = Field(description="Those it asked for in vain.")
     invalidates: int | None = Field(description="Pages, and whole files, that it forgot.")

@@ -41,7 +41,7 @@ pub mod op {
 pub mod flags {
     /// The frame answers another one.
     pub const REPLY: u16 = 1;
-    /// In a HELLO: the guest has no pages in any pool, for it has just booted.
+    /// In a HELLO: the guest knows of no persistent pool, as after a boot, and so of no pages.
     pub const FRESH: u16 = 2;
 }
 
