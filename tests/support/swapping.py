@@ -80,7 +80,8 @@ class Swapper:
         and again until its report is asked for."""
         load = f"kzt-load anon --size={size} --passes={passes} --content={content} --json"
         if again:
-            load = f"until [ -e {ENOUGH} ]; do {load} || exit; done"
+            # Each with other content, so that none is content with what another one has left.
+            load = f"n=0; until [ -e {ENOUGH} ]; do n=$((n + 1)); {load} --seed=$n || exit; done"
         elif seconds:  # a shell stays, to tell a kill by an exit code
             load = f"timeout --foreground -s KILL {seconds} {load} || exit $?"
         else:
@@ -250,6 +251,8 @@ class Load:
                 f" longest access {report['longest_access_seconds']:.3f} s"
             )
             if not report["ok"] or report["bad_pages"]:
-                raise VerificationError(said)
+                wrong = [str(each) for each in report["errors"]]
+                kernel = self._swapper.run("dmesg | tail -n 100")
+                raise VerificationError("\n".join([said, *wrong, kernel]))
         assert code == 0, stderr
         return max(reports, key=lambda report: float(report["longest_access_seconds"]))

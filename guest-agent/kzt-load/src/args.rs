@@ -44,8 +44,8 @@ kzt-load anon fills memory, drives it out to swap and verifies every byte that c
 
   seconds, pswpin and pswpout cover fill and passes; the latter two count pages of the
   whole machine. longest_access_seconds is what the slowest page took to be written, or
-  verified and rewritten. A wrong page is counted, its first wrong byte reported, and the page
-  put right, so that it counts once.
+  verified and rewritten. A wrong page is counted, reported with what it holds instead as far as
+  that is known, and put right, so that it counts once.
 
 kzt-load files has processes change the same files by write, mmap, O_DIRECT, truncate, holes and
 renames, and verifies every byte they read: a stale page in a cache is found.

@@ -2,6 +2,7 @@
 //! What pages hold: decided by kind, seed, page number and generation, so that any page can be
 //! made again to compare it with.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::corpus::Corpus;
@@ -86,6 +87,37 @@ enum Purpose {
     Bytes,
 }
 
+/// How many earlier generations of a page are tried to tell what it holds.
+const EARLIER: usize = 8;
+/// Bytes that are shown of a page that nobody knows.
+const SHOWN: usize = 16;
+
+/// What a page holds that should hold something else.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Holds {
+    Zeros,
+    /// What some page held in that generation: another one, or the same before.
+    Page {
+        number: u32,
+        generation: u32,
+    },
+    /// Neither: its first bytes.
+    Other([u8; SHOWN]),
+}
+
+impl fmt::Display for Holds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zeros => f.write_str("zeros"),
+            Self::Page { number, generation } => write!(f, "page {number} of pass {generation}"),
+            Self::Other(bytes) => {
+                f.write_str("bytes that begin with ")?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
+
 /// Makes pages.
 #[derive(Debug)]
 pub(crate) struct Content {
@@ -132,6 +164,25 @@ impl Content {
         }
     }
 
+    /// What is there in place of page `page` in its generation `generation`. Pages of random bytes
+    /// are known by their place only.
+    pub(crate) fn identify(&self, found: &Page, page: u32, generation: u32) -> Holds {
+        if found.iter().all(|byte| *byte == 0) {
+            return Holds::Zeros;
+        }
+        let earlier = (0..generation).rev().take(EARLIER).map(|past| (page, past));
+        let mut candidates = stamps(found).into_iter().flatten().chain(earlier);
+        let mut content = [0; PAGE_SIZE];
+        let whose = candidates.find(|(number, generation)| {
+            self.write(*number, *generation, &mut content);
+            content == *found
+        });
+        match whose {
+            Some((number, generation)) => Holds::Page { number, generation },
+            None => Holds::Other(found.first_chunk().copied().unwrap_or_default()),
+        }
+    }
+
     /// The kind of one page: never `Mixed`.
     fn kind_of(&self, page: u32) -> Kind {
         if self.kind != Kind::Mixed {
@@ -148,6 +199,23 @@ impl Content {
     fn stream(&self, purpose: Purpose, page: u32, generation: u32) -> Rng {
         Rng::keyed(&[self.seed, purpose as u64, page.into(), generation.into()])
     }
+}
+
+/// Number and generation that a page has on it, as one of text and as a real one.
+fn stamps(found: &Page) -> [Option<(u32, u32)>; 2] {
+    let line = found.first_chunk::<22>().and_then(|line| {
+        let line = std::str::from_utf8(line).ok()?;
+        let (number, generation) = line.strip_prefix("page ")?.split_once(' ')?;
+        let read = |digits| u32::from_str_radix(digits, 16).ok();
+        Some((read(number)?, read(generation)?))
+    });
+    let words = found.first_chunk().map(|[a, b, c, d, e, f, g, h]| {
+        (
+            u32::from_le_bytes([*a, *b, *c, *d]),
+            u32::from_le_bytes([*e, *f, *g, *h]),
+        )
+    });
+    [line, words]
 }
 
 fn phrases(seed: u64) -> [[u8; PHRASE]; PHRASES] {

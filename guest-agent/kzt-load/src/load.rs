@@ -5,13 +5,13 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::access::{Access, Visit};
-use crate::content::Content;
+use crate::content::{Content, Holds};
 use crate::mapping::{PAGE_SIZE, Page};
 use crate::progress::Progress;
 use crate::rng::Rng;
 
-/// Wrong bytes that are reported one by one.
-const MAX_WRONG_BYTES: usize = 16;
+/// Bad pages that are reported one by one.
+const MAX_WRONG_PAGES: usize = 16;
 
 /// A whole number from 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,23 +34,26 @@ impl FromStr for Percent {
     }
 }
 
-/// The first wrong byte of a page.
+/// A bad page, by its first wrong byte.
 #[derive(Debug, PartialEq)]
-pub(crate) struct WrongByte {
+pub(crate) struct WrongPage {
     pub(crate) pass: u32,
     pub(crate) address: usize,
     /// From the start of the filled memory.
     pub(crate) offset: u64,
     pub(crate) expected: u8,
     pub(crate) found: u8,
+    /// How many are wrong.
+    pub(crate) wrong_bytes: usize,
+    pub(crate) holds: Holds,
 }
 
 /// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) bad_pages: u64,
-    /// Of the first bad pages.
-    pub(crate) wrong_bytes: Vec<WrongByte>,
+    /// The first of them.
+    pub(crate) wrong_pages: Vec<WrongPage>,
     /// Of one page: to write it, or to verify and perhaps rewrite it.
     pub(crate) longest_access: Duration,
 }
@@ -137,13 +140,16 @@ impl<'a> Load<'a> {
             return;
         };
         self.findings.bad_pages += 1;
-        if self.findings.wrong_bytes.len() < MAX_WRONG_BYTES {
-            self.findings.wrong_bytes.push(WrongByte {
+        if self.findings.wrong_pages.len() < MAX_WRONG_PAGES {
+            let pairs = self.expected.iter().zip(page.iter());
+            self.findings.wrong_pages.push(WrongPage {
                 pass,
                 address: page.as_ptr().addr() + at,
                 offset: u64::from(number) * PAGE_SIZE as u64 + at as u64,
                 expected,
                 found,
+                wrong_bytes: pairs.filter(|(a, b)| a != b).count(),
+                holds: self.content.identify(page, number, generation),
             });
         }
         *page = *self.expected;
@@ -213,7 +219,7 @@ mod tests {
             for (pass, access) in (1..).zip(ACCESSES.repeat(2)) {
                 load.pass(pass, access, &mut quiet());
             }
-            prop_assert_eq!(load.into_findings().wrong_bytes, []);
+            prop_assert_eq!(load.into_findings().wrong_pages, []);
         }
 
         #[test]
@@ -234,28 +240,47 @@ mod tests {
             }
             let findings = load.into_findings();
             prop_assert_eq!(findings.bad_pages, 1);
-            let found = expected ^ flip;
             let offset = (number * PAGE_SIZE + at) as u64;
-            prop_assert_eq!(
-                findings.wrong_bytes,
-                [WrongByte { pass: 1, address, offset, expected, found }]
-            );
+            let [wrong] = findings.wrong_pages.as_slice() else {
+                panic!("{:?}", findings.wrong_pages);
+            };
+            prop_assert_eq!((wrong.pass, wrong.address, wrong.offset), (1, address, offset));
+            prop_assert_eq!((wrong.expected, wrong.found), (expected, expected ^ flip));
+            prop_assert_eq!(wrong.wrong_bytes, 1);
+            prop_assert!(matches!(wrong.holds, Holds::Other(_)));
         }
+    }
+
+    fn held(load: Load<'_>) -> Vec<Holds> {
+        let wrong = load.into_findings().wrong_pages;
+        wrong.into_iter().map(|page| page.holds).collect()
     }
 
     /// A store that answers with a page's former content must not pass.
     #[test]
-    fn a_stale_page_is_a_bad_page() {
+    fn a_stale_page_is_a_bad_page_and_known() {
+        for kind in [Kind::Text, Kind::Random] {
+            let content = Content::new(kind, 1, Corpus::default());
+            let mut pages = vec![[0; PAGE_SIZE]; 1];
+            let always = Percent(100);
+            Load::new(&mut pages, &content, 1, always).fill(&mut quiet());
+            let stale = pages.clone();
+            Load::new(&mut pages, &content, 1, always).pass(1, Access::Sequential, &mut quiet());
+            pages.copy_from_slice(&stale);
+            let mut load = Load::new(&mut pages, &content, 1, always);
+            load.pass(2, Access::Sequential, &mut quiet());
+            let (number, generation) = (0, 0);
+            assert_eq!(held(load), [Holds::Page { number, generation }]);
+        }
+    }
+
+    #[test]
+    fn a_page_that_was_lost_is_known_by_its_zeros() {
         let content = Content::new(Kind::Text, 1, Corpus::default());
         let mut pages = vec![[0; PAGE_SIZE]; 1];
-        let always = Percent(100);
-        Load::new(&mut pages, &content, 1, always).fill(&mut quiet());
-        let stale = pages.clone();
-        Load::new(&mut pages, &content, 1, always).pass(1, Access::Sequential, &mut quiet());
-        pages.copy_from_slice(&stale);
-        let mut load = Load::new(&mut pages, &content, 1, always);
-        load.pass(2, Access::Sequential, &mut quiet());
-        assert_eq!(load.into_findings().bad_pages, 1);
+        let mut load = Load::new(&mut pages, &content, 1, Percent(0));
+        load.pass(1, Access::Sequential, &mut quiet());
+        assert_eq!(held(load), [Holds::Zeros]);
     }
 
     /// Pages that were exchanged must not pass either.
@@ -268,7 +293,15 @@ mod tests {
             pages.swap(0, 1);
             let mut load = Load::new(&mut pages, &content, 1, Percent(0));
             load.pass(1, Access::Sequential, &mut quiet());
-            assert_eq!(load.into_findings().bad_pages, 2);
+            let held = held(load);
+            assert_eq!(held.len(), 2);
+            if kind == Kind::Text {
+                let page = |number| Holds::Page {
+                    number,
+                    generation: 0,
+                };
+                assert_eq!(held, [page(1), page(0)]);
+            }
         }
     }
 
@@ -280,8 +313,8 @@ mod tests {
         load.pass(1, Access::Sequential, &mut quiet());
         let findings = load.into_findings();
         assert_eq!(
-            (findings.bad_pages, findings.wrong_bytes.len()),
-            (40, MAX_WRONG_BYTES)
+            (findings.bad_pages, findings.wrong_pages.len()),
+            (40, MAX_WRONG_PAGES)
         );
     }
 

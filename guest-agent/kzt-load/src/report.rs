@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::load::{Findings, WrongByte};
+use crate::load::{Findings, WrongPage};
 use crate::vmstat::SwapTraffic;
 
 /// What a run has found.
@@ -26,7 +26,7 @@ impl Report {
 
     /// One JSON object on one line; counters that the kernel lacks are null.
     pub(crate) fn json(&self) -> String {
-        let errors: Vec<String> = self.findings.wrong_bytes.iter().map(json_error).collect();
+        let errors: Vec<String> = self.findings.wrong_pages.iter().map(json_error).collect();
         format!(
             "{{\"ok\": {}, \"pages\": {}, \"passes\": {}, \"bad_pages\": {}, \"seconds\": {:.3}, \
              \"fill_seconds\": {:.3}, \"longest_access_seconds\": {:.6}, \"pswpin\": {}, \"pswpout\": {}, \"errors\": [{}]}}",
@@ -43,7 +43,7 @@ impl Report {
         )
     }
 
-    /// One line, and one more for each wrong byte reported.
+    /// One line, and one more for each wrong page reported.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
             "{}: {} pages, {} passes, {} bad pages, {:.1} s (fill {:.1} s), \
@@ -58,36 +58,42 @@ impl Report {
             or_else(self.traffic.pages_in, "?"),
             or_else(self.traffic.pages_out, "?"),
         );
-        for wrong in &self.findings.wrong_bytes {
-            let WrongByte {
+        for wrong in &self.findings.wrong_pages {
+            let WrongPage {
                 pass,
                 address,
                 offset,
                 expected,
                 found,
+                wrong_bytes,
+                holds,
             } = wrong;
             // Writing to a String cannot fail.
             let _ = write!(
                 text,
                 "\npass {pass}: address {address:#x} (offset {offset:#x}): \
-                 expected {expected:#04x}, found {found:#04x}"
+                 expected {expected:#04x}, found {found:#04x}; \
+                 {wrong_bytes} bytes wrong, the page holds {holds}"
             );
         }
         text
     }
 }
 
-fn json_error(wrong: &WrongByte) -> String {
-    let WrongByte {
+fn json_error(wrong: &WrongPage) -> String {
+    let WrongPage {
         pass,
         address,
         offset,
         expected,
         found,
+        wrong_bytes,
+        holds,
     } = wrong;
     format!(
         "{{\"pass\": {pass}, \"address\": \"{address:#x}\", \"offset\": {offset}, \
-         \"expected\": {expected}, \"found\": {found}}}"
+         \"expected\": {expected}, \"found\": {found}, \"wrong_bytes\": {wrong_bytes}, \
+         \"holds\": \"{holds}\"}}"
     )
 }
 

@@ -26,21 +26,26 @@ OUTPUT_KEPT = 2000
 """Characters of a workload's output that are kept: the end, where programs say what went wrong."""
 
 
-class WrongByte(BaseModel):
-    """A byte that was not what had been written there."""
+class WrongPage(BaseModel):
+    """A page that did not hold what had been written there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pass_: Annotated[int, Field(alias="pass", ge=0)]
     address: Annotated[str, Field(pattern="^0x[0-9a-f]{1,16}$")]
+    """Of its first wrong byte, as the next three."""
     offset: Count
     expected: Byte
     found: Byte
+    wrong_bytes: Count
+    holds: Sentence
+    """What is there: zeros, another page's content, an earlier one, or the bytes it begins with."""
 
     def __str__(self) -> str:
         return (
             f"pass {self.pass_}, address {self.address}, offset {self.offset:#x}: "
-            f"expected {self.expected:#04x}, found {self.found:#04x}"
+            f"expected {self.expected:#04x}, found {self.found:#04x}; "
+            f"{self.wrong_bytes} bytes wrong, the page holds {self.holds}"
         )
 
 
@@ -63,7 +68,7 @@ class LoadReport(Report):
     longest_access_seconds: Seconds
     pswpin: Count | None
     pswpout: Count | None
-    errors: Annotated[list[WrongByte], Field(max_length=16)]
+    errors: Annotated[list[WrongPage], Field(max_length=16)]
 
     def wrong(self) -> str | None:
         """What to say of wrong pages, if there are any."""

@@ -40,7 +40,15 @@ FILES: dict[str, Any] = {
     "longest_operation_seconds": 0.5,
     "errors": [],
 }
-WRONG = {"pass": 1, "address": "0x7f0000001000", "offset": 4096, "expected": 1, "found": 255}
+WRONG = {
+    "pass": 1,
+    "address": "0x7f0000001000",
+    "offset": 4096,
+    "expected": 1,
+    "found": 255,
+    "wrong_bytes": 4000,
+    "holds": "page 7 of pass 0",
+}
 
 
 def ended(report: object, exit_code: int = 0, stderr: str = "") -> Completed:
@@ -58,14 +66,15 @@ def test_counters_that_the_kernel_lacks_are_missing() -> None:
     assert judge_load(LoadReport, ended(GOOD | {"pswpin": None, "pswpout": None}))[1] is None
 
 
-def test_bad_pages_are_told_with_the_first_wrong_byte() -> None:
+def test_bad_pages_are_told_with_the_first_of_them() -> None:
     bad = GOOD | {"ok": False, "bad_pages": 3, "errors": [WRONG]}
     report, failure = judge_load(LoadReport, ended(bad, 1))
     assert report is not None
     assert report.bad_pages == 3
     assert failure == (
         "3 of 100 pages were wrong, the first: pass 1, address 0x7f0000001000, "
-        "offset 0x1000: expected 0x01, found 0xff"
+        "offset 0x1000: expected 0x01, found 0xff; "
+        "4000 bytes wrong, the page holds page 7 of pass 0"
     )
 
 
