@@ -62,7 +62,14 @@ impl BlockDevice {
         })
     }
 
-    /// Gives the kernel a connection on which the transmission phase has begun.
+    /// Whether it is known to have had a connection: then another one replaces that.
+    pub(crate) const fn is_configured(&self) -> bool {
+        self.configured
+    }
+
+    /// Gives the kernel a connection on which the transmission phase has begun. It takes none, and
+    /// nothing is said of that, while it does not know that the one before is gone, or if it turns out
+    /// to be configured.
     pub(crate) fn attach(&mut self, device: Device, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         if !self.configured {
             let mut message = connection(socket);
@@ -71,14 +78,17 @@ impl BlockDevice {
             message.u64(attribute::SERVER_FLAGS, device.flags.into());
             message.u64(attribute::TIMEOUT, self.timeout);
             message.u64(attribute::DEAD_CONN_TIMEOUT, DEAD_CONNECTION_SECONDS);
-            match self.netlink.request(command::CONNECT, message) {
+            return match self.netlink.request(command::CONNECT, message) {
                 // Another agent's, before this one began.
-                Err(Errno::BUSY) => self.configured = true,
+                Err(Errno::BUSY) => {
+                    self.configured = true;
+                    Ok(())
+                }
                 result => {
                     self.configured = result.is_ok();
-                    return result;
+                    result
                 }
-            }
+            };
         }
         self.netlink
             .request(command::RECONFIGURE, connection(socket))
