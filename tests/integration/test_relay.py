@@ -80,6 +80,11 @@ def test_the_agent_needs_little_memory_and_allocates_none_of_it_later(guest: Swa
     print("longest stall of a request:", agent["longest_stall_seconds"], "s")  # -rP shows it
 
 
+def test_a_request_keeps_its_tag(guest: Swapper) -> None:
+    """With a scheduler it may be sent in part under one tag and answered under another."""
+    assert guest.run("cat /sys/block/nbd0/queue/scheduler").startswith("[none]")
+
+
 @pytest.mark.fault
 def test_no_page_is_lost_with_the_agent(guest: Swapper) -> None:
     before = sessions(guest)
@@ -146,15 +151,16 @@ def test_the_kernel_has_time_to_end_a_connection(guest: Swapper) -> None:
     with wrong pages. The kernel's log has all connections of the tests before, too."""
     guest.kill_agents(1)
     log = guest.run("dmesg")
-    assert log.count("block nbd0: reconnected socket") >= 1
-    end = None
+    end, pauses = None, []
     for line in log.splitlines():
-        time_of_guest = float(line[1:].split("]", 1)[0])
+        now = float(line[1:].partition("]")[0])
         if "kzt-agent: the pump ended" in line or "kzt-agent: session lost" in line:
-            end = time_of_guest
-        elif "block nbd0: reconnected socket" in line:
-            assert end is not None
-            assert time_of_guest - end >= REST, log
+            end = now
+        elif end is not None and "block nbd0: reconnected socket" in line:
+            pauses.append(now - end)
+            end = now
+    assert pauses
+    assert min(pauses) >= REST, log
     assert "Wrong magic" not in log
 
 

@@ -17,6 +17,7 @@ const FAMILY: &str = "nbd";
 const VERSION: u8 = 1;
 
 const MAX_SECTORS_KB: &str = "/sys/block/nbd0/queue/max_sectors_kb";
+const SCHEDULER: &str = "/sys/block/nbd0/queue/scheduler";
 
 mod command {
     pub(super) const CONNECT: u8 = 1;
@@ -50,10 +51,15 @@ impl BlockDevice {
     pub(crate) fn open(timeout: u64, max_write: usize) -> io::Result<Self> {
         let netlink = Netlink::open(FAMILY, VERSION)?;
         let wanted = (max_write >> 10).to_string();
-        // To write it waits until no request is in flight, for ever if they wait for this process:
+        // To write these waits until no request is in flight, for ever if they wait for this process:
         // that is for the first agent only, before anybody uses the device.
         if fs::read_to_string(MAX_SECTORS_KB)?.trim_end() != wanted {
             fs::write(MAX_SECTORS_KB, wanted)?;
+        }
+        // With a scheduler a request that was sent in part, as a signal came in between, goes on with
+        // another tag than its header has told, and its reply is taken for somebody else's.
+        if !fs::read_to_string(SCHEDULER)?.contains("[none]") {
+            fs::write(SCHEDULER, "none")?;
         }
         Ok(Self {
             netlink,
@@ -90,8 +96,14 @@ impl BlockDevice {
                 }
             };
         }
-        self.netlink
-            .request(command::RECONFIGURE, connection(socket))
+        let result = self
+            .netlink
+            .request(command::RECONFIGURE, connection(socket));
+        // It was only open, or has been taken apart since: all of its receivers have ended then.
+        if result == Err(Errno::INVAL) {
+            self.configured = false;
+        }
+        result
     }
 }
 

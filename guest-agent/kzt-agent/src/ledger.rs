@@ -202,7 +202,7 @@ impl Ledger {
     }
 
     /// How many bytes at the front of the host's stream the kernel was given before the session
-    /// changed: they are the same again.
+    /// changed: they are the same again, as nobody who swaps writes to what is being read.
     pub(crate) fn repeated(&mut self, stream: &[u8]) -> Result<usize, Unexpected> {
         if std::mem::take(&mut self.check) {
             let cookie = self.reply.cookie.to_be_bytes();

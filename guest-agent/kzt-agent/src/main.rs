@@ -20,6 +20,7 @@ mod outbox;
 mod port;
 mod pump;
 mod report;
+mod rest;
 mod supervisor;
 mod text;
 

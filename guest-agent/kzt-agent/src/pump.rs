@@ -27,19 +27,8 @@ use crate::log::{Level, Log};
 use crate::outbox::Outbox;
 use crate::port::{ABSENT_INTERVAL, Outlet, is_absent, is_hung_up};
 use crate::report::Figures;
+use crate::rest::Rest;
 
-/// The kernel needs a moment to notice that its connection is gone.
-const ATTACH_INTERVAL: Duration = Duration::from_millis(10);
-/// How often, and how long each time, the kernel gets to be done with a connection that is gone.
-///
-/// Its receiver reads from the socket that the device has at the time, not from the one that it was
-/// started for. If it has not come to the end of its connection, or not even begun, when the next one
-/// is attached, it takes replies off that beside the new one's receiver, and pages get bytes that are
-/// not theirs. When the connection ends it is woken, and it works before all other processes of its
-/// class; but nothing tells us that it has ended. So it gets many times what it needs, in pieces: a
-/// clock goes on while a guest is stopped, and each piece lets it run before the next one begins.
-const RESTS: u32 = 20;
-const REST: Duration = Duration::from_millis(50);
 /// What a host may take from WELCOME to the transmission phase.
 const NEGOTIATION_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of requests that the kernel may have handed over and nobody taken: they are memory that is
@@ -84,13 +73,12 @@ enum Phase {
     Greeting { session: u64, again: Instant },
     /// The session has begun, and NBD is negotiated in it.
     Negotiating { sender: Sender, limit: Instant },
-    /// The kernel is to take the connection.
+    /// The kernel is to take the connection; another one than its first after a rest, during which
+    /// nothing else is done.
     Attaching {
         sender: Sender,
         device: Device,
-        again: Instant,
-        /// How many are left before another one than its first is attached.
-        rests: u32,
+        rest: Option<Rest>,
     },
     /// Requests and replies are passed on.
     Relaying {
@@ -185,7 +173,8 @@ impl<'a> Pump<'a> {
         let report = self.control.as_ref().map_or(deadline, Control::next);
         match &self.phase {
             Phase::Absent { look } => deadline = *look,
-            Phase::Greeting { again, .. } | Phase::Attaching { again, .. } => deadline = *again,
+            Phase::Greeting { again, .. } => deadline = *again,
+            Phase::Attaching { rest, .. } => deadline = rest.as_ref().map_or(now, Rest::until),
             Phase::Negotiating { .. } => {}
             Phase::Relaying { pause, .. } => {
                 kernel.set(PollFlags::OUT, !self.inbox.payload().is_empty());
@@ -198,14 +187,14 @@ impl<'a> Pump<'a> {
         }
         let timeout = Timespec::try_from(deadline.min(report).saturating_duration_since(now))
             .map_err(|_| Errno::INVAL)?;
-        let absent = matches!(self.phase, Phase::Absent { .. });
+        let alone = matches!(self.phase, Phase::Absent { .. } | Phase::Attaching { .. });
         let socket = self.kernel.as_ref().filter(|_| !kernel.is_empty());
         let port = PollFd::new(&self.port, port);
         let mut ready = Ready {
             port: PollFlags::empty(),
             kernel: PollFlags::empty(),
         };
-        let polled = match (absent, socket) {
+        let polled = match (alone, socket) {
             (true, _) => event::poll(&mut [], Some(&timeout)),
             (false, None) => {
                 let mut one = [port];
@@ -383,8 +372,7 @@ impl<'a> Pump<'a> {
         self.phase = Phase::Attaching {
             sender,
             device,
-            again: now,
-            rests: RESTS,
+            rest: self.device.is_configured().then(|| Rest::begin(now)),
         };
         Ok(())
     }
@@ -415,23 +403,27 @@ impl<'a> Pump<'a> {
                 Ok(())
             }
             Phase::Negotiating { limit, .. } if *limit <= now => Err(Loss::Slow),
-            Phase::Attaching { again, rests, .. } if *again <= now => {
-                if self.device.is_configured() && *rests > 0 {
-                    *rests -= 1;
-                    *again = now + REST;
-                    return Ok(());
+            Phase::Attaching { rest, .. } => {
+                if rest.as_mut().is_none_or(|rest| rest.step(now)) {
+                    self.attach(now)
+                } else {
+                    Ok(())
                 }
-                *again = now + ATTACH_INTERVAL;
-                self.attach()
             }
             _ => Ok(()),
         }
     }
 
-    /// Gives the kernel a connection. When it takes none our end hangs up with the last descriptor of
-    /// its end.
-    fn attach(&mut self) -> Result<(), Loss> {
-        let Phase::Attaching { sender, device, .. } = &self.phase else {
+    /// Gives the kernel a connection. Our end hangs up if it does not take it, with the last
+    /// descriptor of its end, or has given it up at once: the receiver of the one before had not ended,
+    /// which takes another rest.
+    fn attach(&mut self, now: Instant) -> Result<(), Loss> {
+        let Phase::Attaching {
+            sender,
+            device,
+            rest,
+        } = &mut self.phase
+        else {
             return Ok(());
         };
         let (socket, kernel) = socket_pair().map_err(Loss::Kernel)?;
@@ -440,6 +432,7 @@ impl<'a> Pump<'a> {
             .map_err(Loss::Kernel)?;
         drop(kernel);
         if is_hung_up(&socket).map_err(Loss::Kernel)? {
+            *rest = Some(Rest::begin(now));
             return Ok(());
         }
         let (sender, device) = (*sender, *device);
