@@ -8,7 +8,7 @@
  * FAULT: refuse (every second put), twice (each reply), late (after 2 ms, and once
  * after 5 s), stale (old content of persistent and cached pages), lost (a page in 64
  * is not found), silent (after 5000 frames, once), torn (half a reply too much, once
- * in 5000 frames), forgetful (makes the first pool and does not say so; what is said
+ * in 5000 frames, and after a short one of a long one), forgetful (makes the first pool and does not say so; what is said
  * on the console tells whether the next session begins with FRESH).
  */
 #include <err.h>
@@ -50,6 +50,7 @@ static uint32_t capacity, free_list = NONE;
 
 static char *fault = "";
 static unsigned long frames, puts_seen;
+static bool torn_short;
 static bool welcomed;
 static uint64_t session;
 /* Pools have other numbers in each process: those of an earlier one are unknown. */
@@ -175,9 +176,14 @@ static void reply(int device, const struct kztmem_header *request, int32_t statu
 		usleep(frames == 5000 ? 5000000 : 2000);
 	if (is("silent") && frames == 5000)
 		return;
-	/* What comes then is taken for the other half. */
-	if (is("torn") && frames % 5000 == 0)
+	/*
+	 * What comes then is taken for the other half. Of a short reply not even the
+	 * header is whole, which may tell of more than ever comes: a long one follows.
+	 */
+	if (is("torn") && (frames % 5000 == 0 || (torn_short && length > HEAD))) {
+		torn_short = length <= HEAD;
 		send_all(device, out, (HEAD + length) / 2);
+	}
 	send_all(device, out, HEAD + length);
 	if (is("twice"))
 		send_all(device, out, HEAD + length);
