@@ -8,8 +8,9 @@
  * FAULT: refuse (every second put), twice (each reply), late (after 2 ms, and once
  * after 5 s), stale (old content of persistent and cached pages), lost (a page in 64
  * is not found), silent (after 5000 frames, once), torn (half a reply too much, once
- * in 5000 frames, and after a short one of a long one), forgetful (makes the first pool and does not say so; what is said
- * on the console tells whether the next session begins with FRESH).
+ * in 5000 frames, and after a short one of a long one), forgetful (makes the first
+ * pool and does not say so; what is said on the console tells whether the next session
+ * begins with FRESH).
  */
 #include <err.h>
 #include <errno.h>
